@@ -1,0 +1,27 @@
+"""Augmentation: pure, batched tensor functions, and the recipe that combines them."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_HOME = {
+    "Recipe": "recipe",
+    "Draw": "views",
+    "draw_views": "views",
+    "apply_views": "views",
+    "crop_resize": "geometry",
+    "rotate": "geometry",
+    "apply_colour": "colour",
+    "gaussian_blur": "filters",
+    "add_noise": "filters",
+    "cutout": "filters",
+}
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    # Recipe must be had without TensorFlow (the command line reads its defaults).
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,175 @@
+"""LARS, and the optimisers of Keras with the weight decay that the papers mean."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Schedule = keras.optimizers.schedules.LearningRateSchedule
+Predicate = Callable[[keras.Variable], bool]
+
+
+def is_norm_or_bias(variable: keras.Variable) -> bool:
+    """Tells the scales, offsets and biases, which no optimiser here decays, from the kernels.
+
+    They are the variables of rank 0 or 1. (Names would not do: in Keras 3 a variable of a BatchNorm is
+    called just "gamma".)
+    """
+    return len(variable.shape) <= 1
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class LARS(keras.optimizers.Optimizer):
+    """Layer-wise adaptive rate scaling (arXiv 1708.03888) as SimCLR's reference applies it.
+
+    Per variable w with gradient g, momentum m, decay b and trust coefficient c:
+
+        g <- g + b w
+        v <- m v + lr (c |w| / |g|) g        the ratio is 1 where either norm is 0
+        w <- w - v
+
+    Excluded variables get neither decay nor the ratio: plain momentum.
+
+    Args:
+        learning_rate: A number or a schedule.
+        momentum: m.
+        weight_decay: b, coupled: it passes through the ratio and the momentum.
+        trust_coefficient: c.
+        exclude: Tells which variables are excluded; by default scales, offsets and biases.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float | Schedule,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+        exclude: Predicate = is_norm_or_bias,
+        name: str = "lars",
+        **kwargs: Any,
+    ) -> None:
+        # Keras' own weight_decay is decoupled, so it is not handed on.
+        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
+        self.momentum = momentum
+        self.coupled_decay = weight_decay
+        self.trust_coefficient = trust_coefficient
+        self.exclude = exclude
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        if self.built:
+            return
+        super().build(variables)
+        (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        velocity = self.velocities[self._get_variable_index(variable)]
+        rate = tf.cast(learning_rate, variable.dtype)
+        gradient = tf.cast(gradient, variable.dtype)
+        if not self.exclude(variable):
+            weight = tf.convert_to_tensor(variable)
+            gradient += self.coupled_decay * weight
+            rate *= self._trust_ratio(weight, gradient)
+        step = self.momentum * tf.convert_to_tensor(velocity) + rate * gradient
+        self.assign(velocity, step)
+        self.assign_sub(variable, step)
+
+    def _trust_ratio(self, weight: tf.Tensor, gradient: tf.Tensor) -> tf.Tensor:
+        weight_norm, gradient_norm = tf.norm(weight), tf.norm(gradient)
+        ratio = tf.math.divide_no_nan(self.trust_coefficient * weight_norm, gradient_norm)
+        return tf.where((weight_norm > 0) & (gradient_norm > 0), ratio, tf.ones_like(ratio))
+
+    def get_config(self) -> dict:
+        return {
+            **super().get_config(),
+            "momentum": self.momentum,
+            "weight_decay": self.coupled_decay,
+            "trust_coefficient": self.trust_coefficient,
+        }
+
+
+class _L2:
+    """Adds an L2 term's gradient, decay x w, before the optimiser's own step.
+
+    This is the decay of the reference (a term in the loss) and of PyTorch's SGD and Adam. Keras'
+    `weight_decay` is the decoupled one, which is what AdamW means and these do not.
+    """
+
+    def __init__(self, *args: Any, l2: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.l2 = l2
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        if self.l2 and not is_norm_or_bias(variable):
+            gradient += self.l2 * tf.convert_to_tensor(variable)
+        super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+
+
+class _SGD(_L2, keras.optimizers.SGD):
+    pass
+
+
+class _Adam(_L2, keras.optimizers.Adam):
+    pass
+
+
+class _Nadam(_L2, keras.optimizers.Nadam):
+    pass
+
+
+def _sgd(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
+    return _SGD(rate, momentum=0.9, l2=decay)
+
+
+def _nesterov(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
+    return _SGD(rate, momentum=0.9, nesterov=True, l2=decay)
+
+
+def _lars(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
+    return LARS(rate, weight_decay=decay)
+
+
+_MAKERS: dict[str, Callable[[float | Schedule, float], keras.optimizers.Optimizer]] = {
+    "lars": _lars,
+    "sgd": _sgd,
+    "nesterov": _nesterov,
+    "adam": lambda rate, decay: _Adam(rate, l2=decay),
+    "adamw": lambda rate, decay: keras.optimizers.AdamW(rate, weight_decay=decay),
+    "nadam": lambda rate, decay: _Nadam(rate, l2=decay),
+    "lamb": lambda rate, decay: keras.optimizers.Lamb(rate, weight_decay=decay),
+}
+NAMES = tuple(_MAKERS)
+
+
+def make_optimizer(
+    name: str,
+    *,
+    learning_rate: float | Schedule,
+    weight_decay: float,
+    variables: list[keras.Variable],
+) -> keras.optimizers.Optimizer:
+    """Builds an optimiser for `variables`; scales, offsets and biases are never decayed.
+
+    Args:
+        name: One of `NAMES`. "sgd" and "nesterov" have momentum 0.9.
+        learning_rate: A number or a schedule.
+        weight_decay: Coupled (L2) for lars, sgd, nesterov, adam and nadam; decoupled for adamw, lamb.
+        variables: The trainable variables, in the order in which gradients will come.
+
+    Raises:
+        ValueError: An optimiser that does not exist.
+    """
+    if name not in _MAKERS:
+        raise ValueError(f"Expected an optimizer in {NAMES}, got {name!r}.")
+    optimizer = _MAKERS[name](learning_rate, weight_decay)
+    if name in ("adamw", "lamb"):
+        optimizer.exclude_from_weight_decay(var_list=[v for v in variables if is_norm_or_bias(v)])
+    optimizer.build(variables)
+    return optimizer

@@ -1,0 +1,79 @@
+"""The model that is pre-trained: encoder and projection head, trained to match two views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from simclr_tf.losses import Contrast, NTXent
+
+Views = tuple[tf.Tensor, tf.Tensor]
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class SimCLR(keras.Model):
+    """SimCLR (arXiv 2002.05709): `compile` with an `NTXent` loss, `fit` on `data.two_views`.
+
+    Both views of a batch go through the network in one forward pass of 2N images, view 1 first, so
+    that BatchNorm sees them together, as in the reference implementation.
+
+    Args:
+        encoder: Images float [N, H, W, 3] in [0, 1] -> features float [N, F].
+        head: Features -> projections float [N, D].
+    """
+
+    def __init__(self, encoder: keras.Model, head: keras.layers.Layer, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.head = head
+        if not head.built:
+            head.build((None, encoder.output_shape[-1]))
+        self.built = True
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+        self.accuracy_tracker = keras.metrics.Mean(name="contrastive_accuracy")
+
+    def compile(self, optimizer: keras.optimizers.Optimizer, loss: NTXent, **kwargs: Any) -> None:
+        """Sets optimiser and loss; further arguments are Keras' own (`jit_compile`, ...)."""
+        super().compile(optimizer=optimizer, **kwargs)
+        self.contrastive_loss = loss
+        self.optimizer.build(self.trainable_variables)
+
+    def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return self.head(self.encoder(images, training=training), training=training)
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self.loss_tracker, self.accuracy_tracker]
+
+    def train_step(self, data: Views) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            contrast = self._contrast(data, training=True)
+            loss = self.optimizer.scale_loss(contrast.loss)
+        gradients = tape.gradient(loss, self.trainable_variables)
+        self.optimizer.apply(gradients, self.trainable_variables)
+        return self._track(contrast)
+
+    def test_step(self, data: Views) -> dict[str, tf.Tensor]:
+        return self._track(self._contrast(data, training=False))
+
+    def _contrast(self, views: Views, *, training: bool) -> Contrast:
+        z = self(tf.concat(views, axis=0), training=training)  # [2N, D]
+        return self.contrastive_loss(z)
+
+    def _track(self, contrast: Contrast) -> dict[str, tf.Tensor]:
+        self.loss_tracker.update_state(contrast.loss)
+        self.accuracy_tracker.update_state(contrast.accuracy)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+    def get_config(self) -> dict:
+        layers = {"encoder": self.encoder, "head": self.head}
+        serialized = {k: keras.saving.serialize_keras_object(v) for k, v in layers.items()}
+        return {**super().get_config(), **serialized}
+
+    @classmethod
+    def from_config(cls, config: dict) -> SimCLR:
+        for name in ("encoder", "head"):
+            config[name] = keras.saving.deserialize_keras_object(config[name])
+        return cls(**config)
