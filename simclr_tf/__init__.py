@@ -1,6 +1,14 @@
 """SimCLR for TensorFlow 2 and Keras 3: pre-train an image encoder without labels, then use it.
 
-The names below are loaded on first use: importing the package imports no TensorFlow.
+    import simclr_tf as st
+
+    views = st.data.two_views(images, batch_size=256, recipe=st.augment.Recipe(), seed=0)
+    model = st.SimCLR(st.models.resnet(18, stem="small"), st.models.ProjectionHead(128))
+    model.compile(st.optimizers.LARS(1.0, weight_decay=1e-4), st.losses.NTXent(temperature=0.1))
+    model.fit(views, epochs=100)
+    features = model.encoder.predict(images / 255.0)
+
+The names are loaded on first use: importing the package imports no TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,4 +18,29 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("augment", "callbacks", "data", "losses", "metrics", "models", "optimizers")
+_MODULES = {
+    "augment": "simclr_tf.augment",
+    "callbacks": "simclr_tf.training.callbacks",
+    "data": "simclr_tf.data",
+    "losses": "simclr_tf.losses",
+    "metrics": "simclr_tf.metrics",
+    "models": "simclr_tf.models",
+    "optimizers": "simclr_tf.optimizers",
+    "plots": "simclr_tf.plots",
+    "schedules": "simclr_tf.schedules",
+}
+_CLASSES = {"SimCLR": "simclr_tf.training.simclr", "UserError": "simclr_tf.errors"}
+
+__all__ = sorted([*_MODULES, *_CLASSES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
+    if name in _CLASSES:
+        return getattr(importlib.import_module(_CLASSES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -125,11 +125,11 @@ class _Nadam(_L2, keras.optimizers.Nadam):
 
 
 def _sgd(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
-    return _SGD(rate, momentum=0.9, l2=decay)
+    return _SGD(rate, momentum=0.9, l2=decay, name="sgd")
 
 
 def _nesterov(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
-    return _SGD(rate, momentum=0.9, nesterov=True, l2=decay)
+    return _SGD(rate, momentum=0.9, nesterov=True, l2=decay, name="nesterov")
 
 
 def _lars(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
@@ -140,9 +140,9 @@ _MAKERS: dict[str, Callable[[float | Schedule, float], keras.optimizers.Optimize
     "lars": _lars,
     "sgd": _sgd,
     "nesterov": _nesterov,
-    "adam": lambda rate, decay: _Adam(rate, l2=decay),
+    "adam": lambda rate, decay: _Adam(rate, l2=decay, name="adam"),
     "adamw": lambda rate, decay: keras.optimizers.AdamW(rate, weight_decay=decay),
-    "nadam": lambda rate, decay: _Nadam(rate, l2=decay),
+    "nadam": lambda rate, decay: _Nadam(rate, l2=decay, name="nadam"),
     "lamb": lambda rate, decay: keras.optimizers.Lamb(rate, weight_decay=decay),
 }
 NAMES = tuple(_MAKERS)

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from simclr_tf.errors import UserError
 
+OPERATIONS = ("crop", "flip", "jitter", "colordrop", "blur", "noise", "rotate", "cutout")
+"""The switches of a recipe, in the order in which views are made."""
+
 
 @dataclass(frozen=True)
 class Recipe:

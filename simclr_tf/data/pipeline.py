@@ -119,6 +119,29 @@ def labelled_batches(
     return steps.map(batch, tf.data.AUTOTUNE).prefetch(2)
 
 
+def feature_batches(
+    features: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int
+) -> Callable[[int, int], tf.data.Dataset]:
+    """Makes the batches of a head that is trained on features computed before.
+
+    Args:
+        features: float32 [M, F].
+        labels: int [M].
+        batch_size: N.
+        seed: The order is a function of it and of the step.
+
+    Returns:
+        (first step, last step) -> batches (float32 [N, F], int32 [N]) of those steps.
+    """
+    held, held_labels = _held(features), tf.constant(labels, tf.int32)
+
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        index = _batch_order(step, len(features), batch_size, seed)
+        return tf.gather(held, index), tf.gather(held_labels, index)
+
+    return lambda first, last: tf.data.Dataset.range(first, last).map(batch).prefetch(2)
+
+
 def plain_batches(
     source: Source, *, batch_size: int, size: Size | None = None
 ) -> tf.data.Dataset:

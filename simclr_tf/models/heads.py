@@ -64,7 +64,7 @@ def _dense(width: int, name: str) -> keras.layers.Dense:
 
 
 def classifier_head(
-    features: int, num_classes: int, *, nonlinear: bool = False
+    features: int, num_classes: int, *, nonlinear: bool = False, normalize: bool = False
 ) -> keras.Sequential:
     """Builds a classifier: features float [N, F] -> logits float32 [N, num_classes].
 
@@ -72,8 +72,12 @@ def classifier_head(
         features: F, width of the features.
         num_classes: Number of classes.
         nonlinear: Put a hidden layer of width F, with ReLU, before the linear one.
+        normalize: Begin with a layer "normalize" that shifts and scales each feature; its `adapt` takes
+            the training features. On a frozen encoder it spares tuning the learning rate.
     """
     layers: list[keras.layers.Layer] = [keras.Input((features,))]
+    if normalize:
+        layers.append(keras.layers.Normalization(dtype="float32", name="normalize"))
     if nonlinear:
         layers.append(keras.layers.Dense(features, activation="relu", name="hidden"))
     layers.append(keras.layers.Dense(num_classes, dtype="float32", name="logits"))

@@ -1,0 +1,372 @@
+"""Every setting of the command line, in one flat frozen dataclass, and where its value comes from.
+
+Defaults < task preset < data set preset < `--config FILE.yaml` < flags. This module imports no
+TensorFlow, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from simclr_tf.augment.recipe import Recipe
+from simclr_tf.errors import UserError
+from simclr_tf.settings import check_bounds, load_yaml, read, read_all, setting, show
+
+TASKS = (
+    "pretrain",
+    "classification",
+    "segmentation",
+    "evaluate",
+    "embed",
+    "predict",
+    "export",
+    "check",
+)
+DATASETS = ("shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH", "npz:FILE")
+OPTIMIZERS = ("lars", "sgd", "nesterov", "adam", "adamw", "nadam", "lamb")
+PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
+SWITCHES = ("auto", "true", "false")
+
+# The fields' own defaults are those of pre-training; here stands what each task changes.
+_SUPERVISED: dict[str, Any] = {
+    "optimizer": "adam",
+    "learning_rate": 1e-3,
+    "lr_scaling": "none",
+    "weight_decay": 0.0,
+    "warmup_epochs": 0.0,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "pretrain": {},
+    "classification": _SUPERVISED,
+    "segmentation": _SUPERVISED | {"num_epochs": 50},
+    "evaluate": _SUPERVISED,
+}
+
+# (task, data set) -> changes on top of the task's. "lists" stands for --train_file_path.
+DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
+    ("pretrain", "shapes"): {"width_multiplier": 0.25, "num_epochs": 30, "warmup_epochs": 2.0},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a run; each field is a flag and a YAML key, described by its declaration.
+
+    `Config.resolve` makes one with presets and a YAML file, as the command line does; the bare
+    constructor knows the defaults only.
+
+    Attributes:
+        given: The names the user set, by YAML or by flag; neither a flag nor in YAML.
+    """
+
+    # -- task --
+    task: str = setting("task", "pretrain", "What to do.", choices=TASKS)
+    config: str = setting("task", "", "YAML file with settings; flags win over it.", compare=False)
+    seed: int = setting(
+        "task", 0, "Root of everything random: data, draws, weights.", bounds="[0, 2147483647]"
+    )
+
+    # -- data --
+    dataset: str = setting(
+        "data",
+        "shapes",
+        "The images: shapes are drawn by the library; tfds:NAME comes from TensorFlow Datasets; "
+        "folder:PATH holds pictures, in class folders where there are labels; npz:FILE arrays.",
+        choices=DATASETS,
+    )
+    cifar10: bool = setting("data", False, "Short for --dataset=cifar10.")
+    train_file_path: str = setting(
+        "data",
+        "",
+        "List of training images, instead of --dataset: one path a line, then a comma and the "
+        "label (classification) or the mask's path (segmentation).",
+    )
+    val_file_path: str = setting("data", "", "List of images to report results on.")
+    input_size: tuple[int, int] = setting(
+        "data", (0, 0), "Height and width images are read at; 0: the data set's own."
+    )
+    crop_size: tuple[int, int] = setting(
+        "data", (0, 0), "Height and width of the views the encoder sees; 0: the same as input_size."
+    )
+    num_classes: int = setting(
+        "data", 0, "Number of classes; 0: counted in the data.", bounds="[0, inf)"
+    )
+    label_fraction: float = setting(
+        "data", 1.0, "Share of the labels to train on, drawn class by class.", bounds="(0, 1]"
+    )
+    val_fraction: float = setting(
+        "data", 0.0, "Share of the training images held back for validation.", bounds="[0, 1)"
+    )
+    cache: str = setting(
+        "data", "auto", "Keep decoded images in memory; auto: where they fit.", choices=SWITCHES
+    )
+    skip_bad_images: bool = setting(
+        "data", False, "Leave out and count images that do not decode, instead of stopping."
+    )
+
+    # -- model --
+    model: int = setting("model", 18, "Depth of the ResNet encoder.", choices=(18, 34, 50))
+    width_multiplier: float = setting(
+        "model", 1.0, "Factor on the number of channels.", bounds="[0.0625, 8]"
+    )
+    depthwise: bool = setting("model", False, "Make the 3x3 convolutions depth-wise separable.")
+    stem: str = setting(
+        "model",
+        "auto",
+        "First layers: small (3x3, for small images) or imagenet (7x7 and pooling); auto: by size.",
+        choices=("auto", "small", "imagenet"),
+    )
+    zdim: int = setting("model", 128, "Width of the projection z.", bounds="[1, inf)")
+    projection_hidden: int = setting(
+        "model",
+        0,
+        "Width of the projection head's hidden layers; 0: the encoder's.",
+        bounds="[0, inf)",
+    )
+    projection_layers: int = setting("model", 2, "Layers of the projection head.", bounds="[1, 4]")
+    init_weights: str = setting(
+        "model",
+        "auto",
+        "First weights of the encoder: a PATH, none (random), or auto (the newest checkpoint in "
+        "pretrain_save_path, else random).",
+    )
+    freeze: bool = setting("model", False, "Train the head only, on fixed features.")
+    include_nonlinearity: bool = setting(
+        "model", False, "Put a hidden layer into the classification head; off: it is linear."
+    )
+
+    # -- loss --
+    temperature: float = setting("loss", 0.1, "Temperature of NT-Xent.", bounds="(0, inf)")
+    similarity: str = setting(
+        "loss", "cosine", "How two projections are compared.", choices=("cosine", "dot")
+    )
+
+    # -- optimiser --
+    optimizer: str = setting("optimiser", "lars", "Update rule.", choices=OPTIMIZERS)
+    learning_rate: float = setting(
+        "optimiser", 1.0, "Peak learning rate, before lr_scaling.", bounds="[0, inf)"
+    )
+    lr_scaling: str = setting(
+        "optimiser",
+        "linear",
+        "Growth of the learning rate with the batch: linear, times batch_size / 256; sqrt, times "
+        "the root of batch_size.",
+        choices=("none", "linear", "sqrt"),
+    )
+    weight_decay: float = setting("optimiser", 1e-4, "Weight decay.", bounds="[0, inf)")
+    warmup_epochs: float = setting(
+        "optimiser", 10.0, "Epochs of linear warm-up; the rest is a cosine.", bounds="[0, inf)"
+    )
+    num_epochs: int = setting("optimiser", 100, "Passes over the data.", bounds="[0, inf)")
+    batch_size: int = setting("optimiser", 256, "Images per step.", bounds="[2, inf)")
+    microbatch_size: int = setting(
+        "optimiser",
+        0,
+        "Images in memory at a time, a divisor of batch_size; 0: the whole batch.",
+        bounds="[0, inf)",
+    )
+
+    # -- augmentation: the defaults stand in augment/recipe.py --
+    crop: bool = setting("augmentation", Recipe.crop, "Random resized crop.")
+    flip: bool = setting("augmentation", Recipe.flip, "Mirror left and right.")
+    jitter: bool = setting(
+        "augmentation", Recipe.jitter, "Change brightness, contrast, saturation and hue."
+    )
+    colordrop: bool = setting("augmentation", Recipe.colordrop, "Turn the image gray.")
+    blur: bool | None = setting(
+        "augmentation", Recipe.blur, "Gaussian blur; auto: from 64 pixels up."
+    )
+    noise: bool = setting("augmentation", Recipe.noise, "Add Gaussian noise.")
+    rotate: bool = setting("augmentation", Recipe.rotate, "Turn about the centre.")
+    cutout: bool = setting("augmentation", Recipe.cutout, "Gray out a square.")
+    flip_prob: float = setting("augmentation", Recipe.flip_prob, "Share of images mirrored.")
+    jitter_prob: float = setting("augmentation", Recipe.jitter_prob, "Share of images jittered.")
+    color_prob: float = setting("augmentation", Recipe.color_prob, "Share of images turned gray.")
+    blur_prob: float = setting("augmentation", Recipe.blur_prob, "Share of images blurred.")
+    noise_prob: float = setting("augmentation", Recipe.noise_prob, "Share of images with noise.")
+    rotate_prob: float = setting("augmentation", Recipe.rotate_prob, "Share of images turned.")
+    cutout_prob: float = setting(
+        "augmentation", Recipe.cutout_prob, "Share of images with a square cut out."
+    )
+    strength: float = setting(
+        "augmentation",
+        Recipe.strength,
+        "Colour strength s: brightness, contrast, saturation 0.8 s, hue 0.2 s.",
+    )
+    max_rotation: float = setting(
+        "augmentation", Recipe.max_rotation, "Largest angle to either side, degrees."
+    )
+    crop_area_min: float = setting(
+        "augmentation", Recipe.crop_area_min, "Smallest share of the image that a crop covers."
+    )
+
+    # -- execution --
+    precision: str = setting(
+        "execution", "auto", "Number format of the layers; auto: by device.", choices=PRECISIONS
+    )
+    augment_on: str = setting(
+        "execution",
+        "auto",
+        "Where views are made: host (in the input pipeline) or device (in the training step).",
+        choices=("auto", "host", "device"),
+    )
+    xla: str = setting("execution", "auto", "Compile with XLA; auto: on a GPU.", choices=SWITCHES)
+    strategy: str = setting(
+        "execution",
+        "auto",
+        "Spread over devices; auto: mirrored where there are several GPUs.",
+        choices=("auto", "none", "mirrored", "multiworker"),
+    )
+
+    # -- run --
+    pretrain_save_path: str = setting("run", "logs/pretrain", "Run folder of pre-training.")
+    finetune_save_path: str = setting("run", "logs/finetune", "Run folder of the other tasks.")
+    resume: bool = setting("run", False, "Go on from the newest checkpoint of the run folder.")
+    overwrite: bool = setting("run", False, "Replace a finished run in the run folder.")
+    save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
+    keep_checkpoints: int = setting("run", 3, "Newest checkpoints kept.", bounds="[1, inf)")
+    eval_every_epochs: int = setting(
+        "run", 5, "Epochs between evaluations; 0: at the end only.", bounds="[0, inf)"
+    )
+    log_every_steps: int = setting("run", 10, "Steps between lines of the log.", bounds="[1, inf)")
+    max_steps: int = setting(
+        "run", 0, "End after so many optimiser steps in all; 0: no limit.", bounds="[0, inf)"
+    )
+
+    given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+
+    @classmethod
+    def resolve(cls, **settings: object) -> Config:
+        """Makes a Config of flags (text or typed values), the YAML file they name and presets.
+
+        Raises:
+            UserError: A name or value is wrong, or the YAML file cannot be read.
+        """
+        flags = read_all(SETTINGS, settings)
+        path = flags.get("config")
+        in_file = {name: field for name, field in SETTINGS.items() if name != "config"}
+        file = read_all(in_file, load_yaml(path), path) if path else {}
+
+        def overlay(base: dict[str, Any]) -> dict[str, Any]:
+            return functools.reduce(_put_over, (file, flags), base)
+
+        defaults = {field.name: field.default for field in SETTINGS.values()}
+        chosen = overlay(defaults)
+        source = "lists" if chosen["train_file_path"] else chosen["dataset"].partition(":")[0]
+        task, data = PRESETS.get(chosen["task"], {}), DATA_PRESETS.get((chosen["task"], source), {})
+        return cls(**overlay(defaults | task | data), given=frozenset(file | flags))
+
+    @property
+    def save_path(self) -> str:
+        """The run folder of this task."""
+        return self.pretrain_save_path if self.task == "pretrain" else self.finetune_save_path
+
+    def replace(self, **changes: object) -> Config:
+        """Returns a copy with some settings changed; `given` stays."""
+        return dataclasses.replace(self, **_put_over(vars(self), read_all(SETTINGS, changes)))
+
+    def recipe(self) -> Recipe:
+        """Returns the augmentation settings; raises UserError where one is out of range."""
+        return Recipe(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Recipe)})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what JSON and YAML can hold: every setting but `config`."""
+        return {name: show(getattr(self, name)) for name in SETTINGS if name != "config"}
+
+    def to_yaml(self) -> str:
+        """Returns the text of a YAML file that `--config` reads back to an equal Config."""
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in self.to_dict().items():
+            groups.setdefault(SETTINGS[name].metadata["group"], {})[name] = value
+        return "\n".join(
+            f"# {group}\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=4096)
+            for group, values in groups.items()
+        )
+
+    def validate(self) -> None:
+        """Raises UserError for the first setting out of range or at odds with another."""
+        for name, field in SETTINGS.items():
+            value = getattr(self, name)
+            if isinstance(value, int | float):
+                check_bounds(field, value)
+            if read(field, value) != value:
+                raise UserError(
+                    f"Expected {read(field, value)!r} for {name}, got {value!r}. "
+                    "Config.resolve turns text into values."
+                )
+        self.recipe()
+        _put_over(vars(self), {name: getattr(self, name) for name in _SOURCE})
+        self._check_text()
+        self._check_sizes()
+        if self.microbatch_size and self.batch_size % self.microbatch_size:
+            raise UserError(
+                f"Expected --microbatch_size to divide --batch_size={self.batch_size}, got "
+                f"{self.microbatch_size}. Pass a divisor, or 0 for the whole batch at once."
+            )
+        if self.resume and self.overwrite:
+            raise UserError(
+                "Expected --resume or --overwrite, got both. Pass --resume to go on with the run "
+                "in the folder, --overwrite to begin again."
+            )
+
+    def _check_text(self) -> None:
+        for name in ("pretrain_save_path", "finetune_save_path", "init_weights"):
+            if not getattr(self, name).strip():
+                raise UserError(
+                    f"Expected a path for --{name}, got ''. "
+                    f"Leave it out for {SETTINGS[name].default}."
+                )
+
+    def _check_sizes(self) -> None:
+        for name in ("input_size", "crop_size"):
+            size = getattr(self, name)
+            if size != (0, 0) and min(size) < 8:
+                raise UserError(
+                    f"Expected --{name} of 8 pixels or more to either side, got {show(size)}. "
+                    f"Pass --{name}='96 96', for instance, or leave it out."
+                )
+
+
+SETTINGS: dict[str, dataclasses.Field] = {
+    field.name: field for field in dataclasses.fields(Config) if field.metadata
+}
+"""The fields of Config that are flags, by name."""
+
+_SOURCE = ("dataset", "cifar10", "train_file_path")
+
+
+def _put_over(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Puts one layer of settings over another.
+
+    `dataset`, `cifar10` and `train_file_path` are one choice: the layer that makes it drops what
+    the layers below chose.
+    """
+    values = {**base, **layer}
+    shapes = SETTINGS["dataset"].default
+    dataset = layer.get("dataset")
+    if layer.get("cifar10"):
+        if dataset not in (None, "cifar10"):
+            raise UserError(
+                f"Expected one data set, got --cifar10 and --dataset={dataset}. Leave one out."
+            )
+        dataset = "cifar10"
+    if layer.get("train_file_path"):
+        if dataset not in (None, shapes):
+            raise UserError(
+                f"Expected one data set, got --train_file_path={layer['train_file_path']} and "
+                f"{dataset}. Leave one out."
+            )
+        return values | {"dataset": shapes, "cifar10": False}
+    if dataset is not None:
+        values |= {"dataset": dataset, "cifar10": bool(layer.get("cifar10"))}
+        if base["train_file_path"]:
+            lists = ("train_file_path", "val_file_path")
+            values |= {name: layer.get(name, "") for name in lists}
+    elif base["cifar10"] and not values["cifar10"]:
+        values["dataset"] = shapes
+    return values

@@ -1,0 +1,7 @@
+"""The tasks of the command line: each module has `run(config) -> results`."""
+
+TASKS: dict[str, str] = {
+    "pretrain": "simclr_tf.tasks.pretrain",
+    "classification": "simclr_tf.tasks.classification",
+}
+"""Task -> module. They are imported when they are run: importing one imports TensorFlow."""

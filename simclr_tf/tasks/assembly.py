@@ -1,0 +1,338 @@
+"""What the tasks share: from the settings to data, encoder, optimiser, run folder and results."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import math
+import pathlib
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import yaml
+
+import simclr_tf
+from simclr_tf import data
+from simclr_tf.config import Config
+from simclr_tf.data.pipeline import steps_per_epoch
+from simclr_tf.errors import UserError
+from simclr_tf.models.resnet import choose_stem, resnet
+from simclr_tf.optimizers import make_optimizer
+from simclr_tf.schedules import WarmupCosine, scale_learning_rate
+from simclr_tf.training.checkpoints import (
+    Checkpoints,
+    Variables,
+    named_variables,
+    read_arrays,
+    restore,
+    step_of,
+)
+from simclr_tf.training.execution import Execution, choose_execution
+from simclr_tf.training.run_folder import RunFolder
+
+ENCODER_SETTINGS = ("model", "width_multiplier", "depthwise", "stem")
+# A resumed run may change these without becoming another run.
+FREE_ON_RESUME = (
+    "resume",
+    "overwrite",
+    "max_steps",
+    "pretrain_save_path",
+    "finetune_save_path",
+    "keep_checkpoints",
+    "save_every_epochs",
+    "eval_every_epochs",
+    "log_every_steps",
+    "cache",
+)
+PACKAGES = ("tensorflow", "keras", "numpy")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run under way: its settings, where they take effect, and its folder."""
+
+    config: Config
+    execution: Execution
+    folder: RunFolder
+    started: float
+
+    def results(self, **metrics: Any) -> dict[str, Any]:
+        """Returns the content of results.json: the task's metrics and what every task reports."""
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        return {
+            "task": self.config.task,
+            "config": self.config.to_dict(),
+            "versions": {"simclr_tf": simclr_tf.__version__, **versions},
+            "device": self.execution.device,
+            "precision": self.execution.precision,
+            "seconds": round(time.monotonic() - self.started, 2),
+            **metrics,
+        }
+
+    def finish(self, **metrics: Any) -> dict[str, Any]:
+        """Writes and returns the results."""
+        results = self.results(**metrics)
+        self.folder.write_results(results)
+        print(f"results in {self.folder.path / 'results.json'}", flush=True)
+        return results
+
+
+def start_run(config: Config) -> Run:
+    """Sets seed and number format, and makes the run folder ready.
+
+    Raises:
+        UserError: The folder holds another run, or the settings ask for what there is not.
+    """
+    started = time.monotonic()
+    _refuse_unbuilt(config)
+    keras.utils.set_random_seed(config.seed)
+    execution = choose_execution(config.precision, config.xla)
+    folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
+    flag = "pretrain_save_path" if config.task == "pretrain" else "finetune_save_path"
+    folder.begin(resume=config.resume, overwrite=config.overwrite, flag=flag)
+    return Run(config, execution, folder, started)
+
+
+def load_splits(config: Config, *, need_labels: bool) -> data.Splits:
+    """Loads the data that the settings name."""
+    return data.load(
+        config.dataset,
+        train_file_path=config.train_file_path,
+        val_file_path=config.val_file_path,
+        input_size=config.input_size,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        cache=config.cache,
+        skip_bad_images=config.skip_bad_images,
+        need_labels=need_labels,
+        num_classes=config.num_classes,
+        task=config.task,
+    )
+
+
+def view_size(config: Config, source: data.Source) -> tuple[int, int]:
+    """Returns (height, width) of what the encoder is given: crop_size, input_size, or the data's.
+
+    Raises:
+        UserError: None of them is known.
+    """
+    for size in (config.crop_size, config.input_size):
+        if size != (0, 0):
+            return size
+    if source.image_size is None:
+        raise UserError(
+            f"Expected images of one size in {source.name}, got several. "
+            'Pass the size that the encoder is to see, such as --input_size="224 224".'
+        )
+    return source.image_size
+
+
+def with_stem(config: Config, size: tuple[int, int]) -> Config:
+    """Returns the settings with `stem=auto` decided by the size of the images."""
+    if config.stem != "auto":
+        return config
+    return config.replace(stem=choose_stem(size))
+
+
+def build_encoder(config: Config) -> keras.Model:
+    """Builds the encoder of the settings, with random weights."""
+    return resnet(
+        config.model,
+        stem=config.stem,
+        width_multiplier=config.width_multiplier,
+        depthwise=config.depthwise,
+    )
+
+
+def pretrained_source(config: Config) -> pathlib.Path | None:
+    """Returns the checkpoint that `init_weights` means, or None for random weights.
+
+    Raises:
+        UserError: A path was given and holds no weights.
+    """
+    if config.init_weights == "none":
+        return None
+    if config.init_weights == "auto":
+        return Checkpoints(pathlib.Path(config.pretrain_save_path) / "checkpoints").newest()
+    path = pathlib.Path(config.init_weights)
+    if path.is_dir():
+        found = Checkpoints(path / "checkpoints").newest()
+        if found is None:
+            raise UserError(
+                f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
+                "Pass the folder of a pre-training run or a .safetensors file of one."
+            )
+        return found
+    if not path.exists():
+        raise UserError(
+            f"Expected a file or run folder at --init_weights={path}, got nothing. "
+            "Correct the path, or pass --init_weights=none to start from random weights."
+        )
+    return path
+
+
+def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
+    """Returns the settings with the encoder's shape as the checkpoint's run had it.
+
+    Raises:
+        UserError: The user asked for another shape.
+    """
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.exists():
+        return config
+    trained = yaml.safe_load(path.read_text())
+    shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+    for name, value in shape.items():
+        wanted = getattr(config, name)
+        if name in config.given and wanted not in (value, "auto"):
+            raise UserError(
+                f"Expected --{name}={value}, as the encoder in {checkpoint} was trained, got "
+                f"{wanted}. Leave out --{name}, or pass --init_weights=none for a new encoder."
+            )
+    return config.replace(**shape)
+
+
+def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:
+    """Gives the encoder the weights of a checkpoint."""
+    variables = named_variables("encoder", encoder.variables)
+    restore(variables, read_arrays(checkpoint), str(checkpoint))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The steps of a run and its learning rate, derived once from the settings and the data."""
+
+    steps_per_epoch: int
+    last_step: int
+    schedule: WarmupCosine
+
+    @property
+    def epochs(self) -> float:
+        """Epochs the run takes, a fraction where it ends within one."""
+        return self.last_step / self.steps_per_epoch
+
+
+def plan_steps(config: Config, source: data.Source) -> Plan:
+    """Derives the steps and the schedule, and prints them."""
+    epoch_steps = steps_per_epoch(source, config.batch_size)
+    total = epoch_steps * config.num_epochs
+    last = min(total, config.max_steps) if config.max_steps else total
+    peak = scale_learning_rate(config.learning_rate, config.batch_size, config.lr_scaling)
+    warmup = min(int(config.warmup_epochs * epoch_steps), total // 2)
+    if warmup < int(config.warmup_epochs * epoch_steps):
+        print(f"warm-up shortened to half of the run: {warmup} steps")
+    print(
+        f"{config.num_epochs} epochs of {epoch_steps} steps, {config.batch_size} images each; "
+        f"{config.optimizer}, peak learning rate {peak:.4g} ({config.lr_scaling} scaling of "
+        f"{config.learning_rate:g}), {warmup} steps of warm-up"
+        + (f"; ends at step {last} (--max_steps)" if last < total else ""),
+        flush=True,
+    )
+    return Plan(epoch_steps, last, WarmupCosine(peak, warmup_steps=warmup, total_steps=total))
+
+
+def build_optimizer(
+    config: Config, plan: Plan, variables: list[keras.Variable]
+) -> keras.optimizers.Optimizer:
+    """Builds the optimiser of the settings for `variables`."""
+    return make_optimizer(
+        config.optimizer,
+        learning_rate=plan.schedule,
+        weight_decay=config.weight_decay,
+        variables=variables,
+    )
+
+
+def begin_or_resume(
+    config: Config,
+    folder: RunFolder,
+    variables: Variables,
+    *,
+    first_row: Callable[[], dict[str, float]] = dict,
+) -> int:
+    """Returns the step to go on from, with every variable restored where a run is resumed.
+
+    Args:
+        config: The settings as decided.
+        folder: The run's folder.
+        variables: All that training changes.
+        first_row: Gives the journal's row of epoch 0, before training.
+    """
+    if not config.resume:
+        # What is written must not, read back with --config, resume or overwrite by itself.
+        folder.write_config(config.replace(resume=False, overwrite=False).to_yaml())
+        row = first_row()
+        if row:
+            folder.add_row({"epoch": 0, "step": 0, **row})
+        return 0
+    _check_resumed(config, folder)
+    newest = folder.checkpoints.newest()
+    restore(variables, read_arrays(newest), str(newest))
+    folder.resume_rows(step_of(newest))
+    print(f"resumed at step {step_of(newest)} from {newest}", flush=True)
+    return step_of(newest)
+
+
+def no_test_set(config: Config, train: data.Source) -> UserError:
+    """Returns the error for labelled data without images to report on."""
+    return UserError(
+        f"Expected images to report on beside {train.name}, got none with "
+        f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
+    )
+
+
+def _check_resumed(config: Config, folder: RunFolder) -> None:
+    """Raises UserError where a resumed run would go on with other settings than it began with."""
+    began = yaml.safe_load((folder.path / "config.yaml").read_text())
+    now = config.to_dict()
+    changed = [
+        f"--{name}={now[name]} (began with {began[name]})"
+        for name in now
+        if name in began and name not in FREE_ON_RESUME and now[name] != began[name]
+    ]
+    if changed:
+        raise UserError(
+            f"Expected the settings that the run in {folder.path} began with, got "
+            f"{', '.join(changed)}. Pass --config={folder.path / 'config.yaml'} --resume to go on "
+            "as it began, or --overwrite to begin again."
+        )
+
+
+def describe_data(*sources: data.Source | None) -> None:
+    """Prints what was loaded, a line each."""
+    for source in sources:
+        if source is None:
+            continue
+        size = "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
+        classes = f", {source.num_classes} classes" if source.labels is not None else ", no labels"
+        left_out = f", {source.skipped} bad images left out" if source.skipped else ""
+        print(f"{source.name}: {len(source)} images, {size}{classes}{left_out}", flush=True)
+
+
+def peak_memory_bytes() -> int:
+    """Returns the largest resident size the process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
+
+
+def rounded(value: float, digits: int = 4) -> float | None:
+    """Returns a number as it is reported; None, which JSON can hold, for nan."""
+    return None if math.isnan(value) else round(float(value), digits)
+
+
+def _refuse_unbuilt(config: Config) -> None:
+    """Raises UserError for settings of the contract that this version cannot yet honour."""
+    unbuilt = {
+        "strategy": config.strategy not in ("auto", "none"),
+        "augment_on": config.augment_on == "device",
+    }
+    for name, asked in unbuilt.items():
+        if asked:
+            raise UserError(
+                f"Expected --{name}=auto, got {getattr(config, name)}: this version runs on one "
+                "device and augments on the host. Leave the flag out."
+            )

@@ -1,0 +1,231 @@
+"""Classification: a head on a frozen encoder, or the whole network, trained with labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf import data, metrics, plots
+from simclr_tf.augment.recipe import OPERATIONS
+from simclr_tf.config import Config
+from simclr_tf.data.pipeline import (
+    feature_batches,
+    labelled_batches,
+    plain_batches,
+)
+from simclr_tf.evaluation.features import embed
+from simclr_tf.models.heads import classifier_head
+from simclr_tf.tasks import assembly
+from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
+from simclr_tf.training.checkpoints import named_variables, numbered_variables
+from simclr_tf.training.fit import fit_steps
+
+EVALUATION_BATCH_SIZE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """What is trained: a model on batches, and the batches it is judged by.
+
+    With a frozen encoder and no augmentation the model is the head alone and its inputs are
+    features, computed once; otherwise it is the classifier and its inputs are images.
+    """
+
+    model: keras.Model
+    batches: Callable[[int, int], tf.data.Dataset]
+    test_batches: tf.data.Dataset
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Trains a classifier and returns what results.json holds.
+
+    Writes the run folder `config.finetune_save_path`. The accuracy reported is that of the last
+    step, on images that chose nothing.
+    """
+    run = assembly.start_run(config)
+    splits = assembly.load_splits(config, need_labels=True)
+    train, test = _train_and_test(config, splits)
+    size = assembly.view_size(config, train)
+    checkpoint = assembly.pretrained_source(config)
+    if checkpoint is not None:
+        config = assembly.adopt_encoder(config, checkpoint)
+    config = assembly.with_stem(config, size)
+    assembly.describe_data(train, test)
+    encoder = _prepare_encoder(config, checkpoint)
+    plan = assembly.plan_steps(config, train)
+
+    head = classifier_head(
+        encoder.output_shape[-1],
+        _num_classes(config, train),
+        nonlinear=config.include_nonlinearity,
+        normalize=config.freeze,
+    )
+    classifier = keras.Sequential([encoder, head], name="classifier")
+    problem = _state_problem(config, encoder, head, classifier, train, test, size)
+    model = problem.model
+    model.compile(
+        assembly.build_optimizer(config, plan, model.trainable_variables),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=run.execution.xla,
+    )
+    variables = {
+        **named_variables("encoder", encoder.variables),
+        **named_variables("classifier", head.variables),
+        **numbered_variables("optimizer", model.optimizer.variables),
+    }
+    step = assembly.begin_or_resume(config, run.folder, variables)
+    progress = Progress(
+        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
+    )
+    fit_steps(
+        model,
+        problem.batches,
+        first_step=step,
+        last_step=plan.last_step,
+        steps_per_epoch=plan.steps_per_epoch,
+        callbacks=[
+            progress,
+            AccuracyLine(),
+            Journal(run.folder),
+            TensorBoardLog(run.folder),
+            SaveCheckpoints(
+                run.folder,
+                variables,
+                every_epochs=config.save_every_epochs,
+                steps_per_epoch=plan.steps_per_epoch,
+            ),
+        ],
+        validation_data=problem.test_batches,
+        validation_freq=config.eval_every_epochs or config.num_epochs,
+    )
+    return _report(run, problem, train, test, progress, checkpoint)
+
+
+class AccuracyLine(keras.callbacks.Callback):
+    """Prints loss and accuracy after each epoch in which the model was judged."""
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        logs = logs or {}
+        if "val_accuracy" in logs:
+            print(
+                f"epoch {epoch + 1:>3}  loss {logs['loss']:.3f}  accuracy {logs['accuracy']:.3f}  "
+                f"test loss {logs['val_loss']:.3f}  test accuracy {logs['val_accuracy']:.3f}",
+                flush=True,
+            )
+
+
+def _train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:
+    """Returns the labelled images to train on, a share of them where asked, and those reported."""
+    train, test = splits.train, splits.test
+    if test is None:
+        raise assembly.no_test_set(config, train)
+    if config.label_fraction < 1.0:
+        chosen, _ = data.stratified_split(train.labels, config.label_fraction, config.seed)
+        train = dataclasses.replace(
+            train.take(chosen), name=f"{train.name}, {config.label_fraction:.3g} of the labels"
+        )
+    return train, test
+
+
+def _num_classes(config: Config, train: data.Source) -> int:
+    return config.num_classes or train.num_classes
+
+
+def _prepare_encoder(config: Config, checkpoint: Any) -> keras.Model:
+    encoder = assembly.build_encoder(config)
+    if checkpoint is None:
+        print("encoder: random weights (no pre-training run was given or found)", flush=True)
+    else:
+        assembly.load_encoder_weights(encoder, checkpoint)
+        print(f"encoder: weights of {checkpoint}", flush=True)
+    # Frozen layers run their BatchNorm on its running statistics and leave those alone.
+    encoder.trainable = not config.freeze
+    return encoder
+
+
+def _state_problem(
+    config: Config,
+    encoder: keras.Model,
+    head: keras.Sequential,
+    classifier: keras.Model,
+    train: data.Source,
+    test: data.Source,
+    size: tuple[int, int],
+) -> Problem:
+    if config.freeze:
+        features, test_features = (
+            embed(encoder, plain_batches(s, batch_size=EVALUATION_BATCH_SIZE, size=size))
+            for s in (train, test)
+        )
+        head.get_layer("normalize").adapt(features)
+    if config.freeze and not _augments(config):
+        batches = feature_batches(
+            features, train.labels, batch_size=config.batch_size, seed=config.seed
+        )
+        tests = tf.data.Dataset.from_tensor_slices((test_features, test.labels))
+        return Problem(head, batches, tests.batch(EVALUATION_BATCH_SIZE))
+
+    def batches_of_images(first: int, last: int) -> tf.data.Dataset:
+        return labelled_batches(
+            train,
+            batch_size=config.batch_size,
+            recipe=config.recipe(),
+            seed=config.seed,
+            size=size,
+            first_step=first,
+            last_step=last,
+        )
+
+    images = plain_batches(test, batch_size=EVALUATION_BATCH_SIZE, size=size)
+    labels = tf.data.Dataset.from_tensor_slices(test.labels).batch(EVALUATION_BATCH_SIZE)
+    return Problem(classifier, batches_of_images, tf.data.Dataset.zip(images, labels))
+
+
+def _augments(config: Config) -> bool:
+    """A frozen encoder sees plain images unless an augmentation was asked for by name."""
+    return any(getattr(config, n) and n in config.given for n in OPERATIONS)
+
+
+def _report(
+    run: assembly.Run,
+    problem: Problem,
+    train: data.Source,
+    test: data.Source,
+    progress: Progress,
+    checkpoint: Any,
+) -> dict[str, Any]:
+    logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
+    matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
+    names = train.class_names or tuple(str(i) for i in range(len(matrix)))
+    plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
+    series = plots.series_of(run.folder.rows)
+    for name, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy")):
+        curves = {
+            label: series[column]
+            for label, column in (("train", name), ("test", f"val_{name}"))
+            if column in series
+        }
+        path = run.folder.plots / f"{name}.png"
+        plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=name == "accuracy")
+    accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)
+    print(f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {len(test)} images", flush=True)
+    return run.finish(
+        accuracy=assembly.rounded(accuracy),
+        f1_macro=assembly.rounded(f1),
+        confusion_matrix=matrix.tolist(),
+        class_names=list(names),
+        num_train=len(train),
+        num_test=len(test),
+        trainable_parameters=sum(
+            int(np.prod(v.shape)) for v in problem.model.trainable_variables
+        ),
+        initial_weights=str(checkpoint) if checkpoint else "random",
+        images_per_second=round(progress.images_per_second, 1),
+        peak_memory_bytes=assembly.peak_memory_bytes(),
+    )

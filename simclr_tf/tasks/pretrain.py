@@ -1,0 +1,246 @@
+"""Pre-training: an encoder learns, without labels, to match two views of an image."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import numpy as np
+
+from simclr_tf import data, plots
+from simclr_tf.config import Config
+from simclr_tf.data.pipeline import two_views
+from simclr_tf.evaluation.features import pixel_encoder
+from simclr_tf.losses import NTXent
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.tasks import assembly
+from simclr_tf.training.callbacks import (
+    HealthLine,
+    Journal,
+    KNNMonitor,
+    Progress,
+    SaveCheckpoints,
+    TensorBoardLog,
+)
+from simclr_tf.training.checkpoints import (
+    Variables,
+    named_variables,
+    numbered_variables,
+)
+from simclr_tf.training.fit import fit_steps
+from simclr_tf.training.simclr import SimCLR
+
+PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
+VIEWS_SHOWN = 6  # images in the picture of the views
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Pre-trains and returns what results.json holds.
+
+    Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
+    """
+    run = assembly.start_run(config)
+    # Validation is contrastive: its images are held back below, whether there is a test set or not.
+    splits = assembly.load_splits(config.replace(val_fraction=0.0), need_labels=False)
+    whole = splits.unlabelled if splits.unlabelled is not None else splits.train
+    train, held_back = _hold_back(whole, config.val_fraction, config.seed)
+    size = assembly.view_size(config, train)
+    config = assembly.with_stem(config, size)
+    assembly.describe_data(train, held_back, splits.test)
+    plan = assembly.plan_steps(config, train)
+
+    model = _build_model(config)
+    loss = NTXent(config.temperature, similarity=config.similarity)
+    optimizer = assembly.build_optimizer(config, plan, model.trainable_variables)
+    model.compile(optimizer, loss, jit_compile=run.execution.xla)
+    variables = _all_variables(model)
+    monitor = _make_monitor(config, splits, size)
+    step = assembly.begin_or_resume(
+        config,
+        run.folder,
+        variables,
+        first_row=lambda: _look_before_training(config, monitor, model.encoder),
+    )
+
+    progress = Progress(
+        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
+    )
+
+    def batches(first: int, last: int) -> Any:
+        return two_views(
+            train,
+            batch_size=config.batch_size,
+            recipe=config.recipe(),
+            seed=config.seed,
+            size=size,
+            first_step=first,
+            last_step=last,
+        )
+
+    _plot_views(run, train, batches)
+    fit_steps(
+        model,
+        batches,
+        first_step=step,
+        last_step=plan.last_step,
+        steps_per_epoch=plan.steps_per_epoch,
+        callbacks=[
+            progress,
+            monitor,
+            HealthLine(loss=loss, batch_size=config.batch_size),
+            Journal(run.folder),
+            TensorBoardLog(run.folder),
+            SaveCheckpoints(
+                run.folder,
+                variables,
+                every_epochs=config.save_every_epochs,
+                steps_per_epoch=plan.steps_per_epoch,
+            ),
+        ],
+        **_validation(config, held_back, size),
+    )
+    results = _results(run, plan, monitor, model, progress)
+    _plot_curves(run, loss, config.batch_size)
+    return run.finish(**results)
+
+
+def _hold_back(
+    source: data.Source, fraction: float, seed: int
+) -> tuple[data.Source, data.Source | None]:
+    """Splits off a share of the images for the validation loss, class by class where known."""
+    if not fraction:
+        return source, None
+    labels = np.zeros(len(source), np.int32) if source.labels is None else source.labels
+    held, rest = data.stratified_split(labels, fraction, seed)
+    held_source = dataclasses.replace(source.take(held), name=f"{source.name}, held back")
+    return source.take(rest), held_source
+
+
+def _validation(
+    config: Config, held_back: data.Source | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    """Returns the arguments of `fit` for the validation loss: the same views at every look."""
+    if held_back is None:
+        return {}
+    batch_size = min(config.batch_size, len(held_back))
+    if batch_size < config.batch_size:
+        print(f"validation loss over batches of {batch_size}: not comparable with training's")
+    views = two_views(
+        held_back,
+        batch_size=batch_size,
+        recipe=config.recipe(),
+        seed=config.seed,
+        size=size,
+        first_step=0,
+        last_step=len(held_back) // batch_size,
+    )
+    every = config.eval_every_epochs or config.num_epochs
+    return {"validation_data": views, "validation_freq": every}
+
+
+def _build_model(config: Config) -> SimCLR:
+    head = ProjectionHead(
+        config.zdim,
+        layers=config.projection_layers,
+        hidden=config.projection_hidden,
+        name="projection_head",
+    )
+    return SimCLR(assembly.build_encoder(config), head)
+
+
+def _all_variables(model: SimCLR) -> Variables:
+    return {
+        **named_variables("encoder", model.encoder.variables),
+        **named_variables("head", model.head.variables),
+        **numbered_variables("optimizer", model.optimizer.variables),
+    }
+
+
+def _make_monitor(config: Config, splits: data.Splits, size: tuple[int, int]) -> KNNMonitor:
+    """Looks at labelled images; without a test set, at a tenth of the training images."""
+    train, test = splits.train, splits.test
+    if test is None:
+        if train.labels is None:
+            return KNNMonitor(train, train, every_epochs=config.eval_every_epochs, size=size)
+        held, rest = data.stratified_split(train.labels, 0.1, config.seed)
+        train, test = train.take(rest), train.take(held)
+    return KNNMonitor(train, test, every_epochs=config.eval_every_epochs, size=size)
+
+
+def _look_before_training(
+    config: Config, monitor: KNNMonitor, encoder: keras.Model
+) -> dict[str, float]:
+    """Returns the metrics of the encoder as it is before the first step, with given weights or none."""
+    if config.init_weights != "auto":
+        checkpoint = assembly.pretrained_source(config)
+        if checkpoint is not None:
+            assembly.load_encoder_weights(encoder, checkpoint)
+    row = monitor.measure(encoder)
+    if "knn_accuracy" in row:
+        print(f"before training: kNN accuracy {row['knn_accuracy']:.3f}", flush=True)
+    return row
+
+
+def _results(
+    run: assembly.Run,
+    plan: assembly.Plan,
+    monitor: KNNMonitor,
+    model: SimCLR,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Returns the task's part of results.json, measured on the weights of the last step."""
+    last = run.folder.rows[-1]
+    metrics: dict[str, Any] = {
+        "loss": assembly.rounded(last.get("loss", np.nan)),
+        "contrastive_accuracy": assembly.rounded(last.get("contrastive_accuracy", np.nan)),
+        "steps": plan.last_step,
+        "epochs": round(plan.epochs, 4),
+        "images_per_second": round(progress.images_per_second, 1),
+        "peak_memory_bytes": assembly.peak_memory_bytes(),
+    }
+    if "val_loss" in last:
+        metrics["val_loss"] = assembly.rounded(last["val_loss"])
+    final = monitor.measure(model.encoder)
+    metrics.update({name: assembly.rounded(value) for name, value in final.items()})
+    if "knn_accuracy" in final:
+        baselines = {
+            "raw_pixels": monitor.measure(pixel_encoder(PIXEL_SIDE))["knn_accuracy"],
+            "random_encoder": run.folder.rows[0]["knn_accuracy"],
+        }
+        metrics["baselines"] = {name: assembly.rounded(v) for name, v in baselines.items()}
+        print(
+            f"kNN accuracy {final['knn_accuracy']:.3f} "
+            f"(random encoder {baselines['random_encoder']:.3f}, "
+            f"raw pixels {baselines['raw_pixels']:.3f})",
+            flush=True,
+        )
+    return metrics
+
+
+def _plot_views(run: assembly.Run, train: data.Source, batches: Any) -> None:
+    """Draws the first images of the first batch as training will see them."""
+    first, second = (view.numpy()[:VIEWS_SHOWN] for view in next(iter(batches(0, 1))))
+    plots.plot_images(
+        [first, second],
+        run.folder.plots / "views.png",
+        row_titles=["view 1", "view 2"],
+        title=f"Two views of images of {train.name}",
+    )
+
+
+def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
+    series = plots.series_of(run.folder.rows)
+    epochs = series["epoch"]
+    levels = {"start, ln(2N-1)": loss.start(batch_size)}
+    if loss.similarity == "cosine":
+        levels["floor"] = loss.floor(batch_size)
+    losses = {name: series[name] for name in ("loss", "val_loss") if name in series}
+    plots.plot_curves(
+        losses, run.folder.plots / "loss.png", title="NT-Xent", x=epochs, levels=levels
+    )
+    names = ("contrastive_accuracy", "val_contrastive_accuracy", "knn_accuracy")
+    shares = {name: series[name] for name in names if name in series}
+    plots.plot_curves(
+        shares, run.folder.plots / "accuracy.png", title="Accuracy", x=epochs, percent=True
+    )

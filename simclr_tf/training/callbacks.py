@@ -1,0 +1,277 @@
+"""What happens while a model trains: progress, health, journal, checkpoints, stopping."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.data.pipeline import plain_batches
+from simclr_tf.data.sources import Source
+from simclr_tf.errors import UserError
+from simclr_tf.evaluation.features import embed
+from simclr_tf.evaluation.knn import knn_accuracy
+from simclr_tf.losses import NTXent
+from simclr_tf.metrics import feature_spread
+from simclr_tf.training.checkpoints import Variables
+from simclr_tf.training.run_folder import RunFolder
+
+Logs = dict[str, Any] | None
+
+KNN_NEIGHBOURS = 20
+KNN_TEMPERATURE = 0.1
+EMBED_BATCH_SIZE = 256
+
+
+class Progress(keras.callbacks.Callback):
+    """One live line: epoch, step, loss, images per second, time left.
+
+    On a terminal the line is rewritten in place; elsewhere a new one is printed, more rarely.
+
+    Args:
+        last_step: Steps of the whole run, for the time left.
+        batch_size: Images per step.
+        every_steps: Steps between two updates.
+    """
+
+    LINE_SECONDS = 15.0  # at least between two lines that are not rewritten
+
+    def __init__(self, *, last_step: int, batch_size: int, every_steps: int) -> None:
+        super().__init__()
+        self.last_step = last_step
+        self.batch_size = batch_size
+        self.every_steps = every_steps
+        self.images_per_second = 0.0
+        self._live = sys.stdout.isatty()
+        self._epoch = 0
+        self._mark = (0, 0.0)  # step and time of the last update
+        self._printed = 0.0
+        self._rates: list[float] = []
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        self._epoch = epoch + 1
+        self._mark = (int(self.model.optimizer.iterations), time.monotonic())
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        steps = batch + 1
+        if steps % self.every_steps:
+            return
+        step, now = int(self.model.optimizer.iterations), time.monotonic()
+        loss = float((logs or {}).get("loss", math.nan))
+        if not math.isfinite(loss):
+            raise UserError(
+                f"Expected a finite loss, got {loss} between steps {self._mark[0]} and {step}. "
+                "Pass a smaller --learning_rate, more --warmup_epochs or --precision=float32."
+            )
+        self._rates.append((step - self._mark[0]) * self.batch_size / max(now - self._mark[1], 1e-9))
+        # The median tells the pace; the first update holds the compilation.
+        self.images_per_second = float(np.median(self._rates))
+        self._mark = (step, now)
+        if self._live or now - self._printed > self.LINE_SECONDS:
+            self._printed = now
+            self._print(step, loss)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if logs is not None:
+            logs["images_per_second"] = round(self.images_per_second, 1)
+        if self._live:
+            print("\r\033[K", end="", flush=True)
+
+    def _print(self, step: int, loss: float) -> None:
+        left = (self.last_step - step) * self.batch_size / max(self.images_per_second, 1e-9)
+        line = (
+            f"epoch {self._epoch}  step {step}/{self.last_step}  loss {loss:.4f}  "
+            f"{self.images_per_second:,.0f} images/s  {_clock(left)} left"
+        )
+        print(f"\r\033[K{line}" if self._live else line, end="" if self._live else "\n", flush=True)
+
+
+class KNNMonitor(keras.callbacks.Callback):
+    """Weighted kNN accuracy and spread of the features, every few epochs, without training anything.
+
+    Adds `knn_accuracy` and `feature_spread` to the epoch's logs.
+
+    Args:
+        train: Images with labels that vote.
+        test: Images with labels that are classified.
+        every_epochs: Epochs between two looks; 0: none but those asked for by `measure`.
+        size: (h, w) that images are brought to; None: their own.
+        k, temperature: Neighbours and temperature of the vote (arXiv 1805.01978).
+        limit: Most images taken of either set (spread evenly over it), so that a look stays cheap.
+    """
+
+    def __init__(
+        self,
+        train: Source,
+        test: Source,
+        *,
+        every_epochs: int = 1,
+        size: tuple[int, int] | None = None,
+        k: int = KNN_NEIGHBOURS,
+        temperature: float = KNN_TEMPERATURE,
+        limit: int = 10_000,
+    ) -> None:
+        super().__init__()
+        self.sets = tuple(_thin(source, limit) for source in (train, test))
+        self.every_epochs = every_epochs
+        self.size = size
+        self.k = k
+        self.temperature = temperature
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if logs is not None and self.every_epochs and (epoch + 1) % self.every_epochs == 0:
+            logs.update(self.measure(self.model.encoder))
+
+    def measure(self, encoder: keras.Model) -> dict[str, float]:
+        """Returns the metrics of an encoder: images float [N, H, W, 3] -> features [N, F]."""
+        bank, queries = (
+            embed(encoder, plain_batches(s, batch_size=EMBED_BATCH_SIZE, size=self.size))
+            for s in self.sets
+        )
+        metrics = {"feature_spread": feature_spread(queries)}
+        train, test = self.sets
+        if train.labels is not None and test.labels is not None:
+            metrics["knn_accuracy"] = knn_accuracy(
+                bank,
+                train.labels,
+                queries,
+                test.labels,
+                k=self.k,
+                temperature=self.temperature,
+                num_classes=train.num_classes,
+            )
+        return metrics
+
+
+class HealthLine(keras.callbacks.Callback):
+    """Prints after each epoch how the pre-training does, in one line and in plain words."""
+
+    COLLAPSED = 0.05  # feature spread below which all images look alike
+
+    def __init__(self, *, loss: NTXent, batch_size: int) -> None:
+        super().__init__()
+        self.start = loss.start(batch_size)
+        self.floor = loss.floor(batch_size) if loss.similarity == "cosine" else None
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        logs = logs or {}
+        floor = "" if self.floor is None else f", floor {self.floor:.2f}"
+        parts = [
+            f"epoch {epoch + 1:>3}",
+            f"loss {logs['loss']:.3f} (start {self.start:.2f}{floor})",
+            f"contrastive accuracy {logs['contrastive_accuracy']:.3f}",
+        ]
+        if "val_loss" in logs:
+            parts.append(f"validation loss {logs['val_loss']:.3f}")
+        if "feature_spread" in logs:
+            parts.append(f"feature spread {logs['feature_spread']:.2f}")
+        if "knn_accuracy" in logs:
+            knn = f"kNN accuracy {logs['knn_accuracy']:.3f}"
+            parts.append(f"{knn} (k {KNN_NEIGHBOURS}, temperature {KNN_TEMPERATURE})")
+        print("  ".join(parts), flush=True)
+        if logs.get("feature_spread", 1.0) < self.COLLAPSED:
+            print(
+                "warning: the features of all images are nearly the same (collapse): "
+                "lower --learning_rate or raise --warmup_epochs.",
+                flush=True,
+            )
+
+
+class Journal(keras.callbacks.Callback):
+    """Writes each epoch's metrics to the run folder's `metrics.csv`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        step = int(self.model.optimizer.iterations)
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        rate = float(self.model.optimizer.learning_rate)
+        self.folder.add_row({"epoch": epoch + 1, "step": step, "learning_rate": rate, **values})
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves after every few epochs, at the end, and at once when the process is told to stop.
+
+    On SIGINT (Ctrl-C) or SIGTERM the step in hand is finished and saved, then KeyboardInterrupt is
+    raised: the run can be resumed from exactly there.
+
+    Args:
+        folder: The run's folder.
+        variables: What is saved.
+        every_epochs: Epochs between two checkpoints.
+        steps_per_epoch: Steps of a whole epoch.
+    """
+
+    def __init__(
+        self, folder: RunFolder, variables: Variables, *, every_epochs: int, steps_per_epoch: int
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.variables = variables
+        self.every_steps = every_epochs * steps_per_epoch
+        self._stop: int | None = None
+        self._handlers: dict[int, Any] = {}
+        self._saved = -1
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+            except ValueError:  # not in the main thread: the caller handles signals
+                return
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = number
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self._stop is not None:
+            self.save()
+            self._restore_handlers()
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if int(self.model.optimizer.iterations) % self.every_steps == 0:
+            self.save()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self.save()
+        self._restore_handlers()
+
+    def save(self) -> None:
+        """Writes a checkpoint, unless the newest is of this very step."""
+        step = int(self.model.optimizer.iterations)
+        if step != self._saved:
+            self.folder.checkpoints.save(self.variables, step=step)
+            self._saved = step
+
+    def _restore_handlers(self) -> None:
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+
+class TensorBoardLog(keras.callbacks.TensorBoard):
+    """Keras' TensorBoard log, scalars only, without a copy of the graph."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(str(folder.tensorboard), write_graph=False, update_freq="epoch")
+
+
+def _thin(source: Source, limit: int) -> Source:
+    """Takes at most `limit` images, evenly spaced."""
+    if len(source) <= limit:
+        return source
+    return source.take(np.linspace(0, len(source) - 1, limit).round().astype(np.int64))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

@@ -1,0 +1,108 @@
+"""The folder of one run: its settings, journal, checkpoints, plots and results."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from simclr_tf.errors import UserError
+from simclr_tf.training.checkpoints import Checkpoints
+
+# All that a run writes. Whatever else lies in the folder is the user's and is never touched.
+FOLDERS = ("checkpoints", "plots", "tensorboard")
+FILES = ("config.yaml", "metrics.csv", "results.json")
+
+Row = dict[str, Any]
+
+
+class RunFolder:
+    """A run's folder on disk.
+
+    Args:
+        path: The folder; made where it does not exist.
+        keep_checkpoints: Number of checkpoints kept.
+    """
+
+    def __init__(self, path: str | pathlib.Path, *, keep_checkpoints: int = 1) -> None:
+        self.path = pathlib.Path(path)
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep=keep_checkpoints)
+        self.plots = self.path / "plots"
+        self.tensorboard = self.path / "tensorboard"
+        self.rows: list[Row] = []
+
+    def begin(self, *, resume: bool, overwrite: bool, flag: str) -> None:
+        """Makes the folder ready: empty for a new run, as it is for one that is resumed.
+
+        Args:
+            resume: Go on with the run that lies there.
+            overwrite: Remove what a run wrote there before.
+            flag: Name of the flag that chose the folder, for the message.
+
+        Raises:
+            UserError: A run lies there and neither was asked for, or there is none to resume.
+        """
+        begun = self.checkpoints.newest() is not None
+        finished = (self.path / "results.json").exists()
+        if resume and not begun:
+            raise UserError(
+                f"Expected a run to resume in {self.path}, got no checkpoint there. Leave out "
+                f"--resume to begin one, or pass the folder of the run with --{flag}."
+            )
+        if (begun or finished) and not (resume or overwrite):
+            state = "finished" if finished else "unfinished"
+            raise UserError(
+                f"Expected no run in {self.path}, got a {state} one. Pass --resume to go on with it, "
+                f"--overwrite to replace it, or another folder with --{flag}."
+            )
+        if overwrite:
+            for name in FOLDERS:
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            for name in FILES:
+                (self.path / name).unlink(missing_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.plots.mkdir(exist_ok=True)
+
+    def resume_rows(self, step: int) -> None:
+        """Reads the journal back up to a step; what a killed run wrote after it is dropped."""
+        path = self.path / "metrics.csv"
+        if path.exists():
+            with open(path, newline="") as file:
+                rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if row["step"] <= step]
+
+    def add_row(self, row: Row) -> None:
+        """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""
+        self.rows.append(row)
+        columns = list(dict.fromkeys(name for r in self.rows for name in r))
+        partial = self.path / "metrics.csv.partial"
+        with open(partial, "w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(self.rows)
+        os.replace(partial, self.path / "metrics.csv")
+
+    def series(self, name: str) -> tuple[list[float], list[float]]:
+        """Returns the epochs at which a metric was taken, and its values."""
+        points = [(r["epoch"], r[name]) for r in self.rows if r.get(name) not in (None, "")]
+        return [p[0] for p in points], [p[1] for p in points]
+
+    def write_config(self, text: str) -> None:
+        """Writes `config.yaml`."""
+        (self.path / "config.yaml").write_text(text)
+
+    def write_results(self, results: dict[str, Any]) -> None:
+        """Writes `results.json`, whole or not at all."""
+        partial = self.path / "results.json.partial"
+        partial.write_text(json.dumps(results, indent=2) + "\n")
+        os.replace(partial, self.path / "results.json")
+
+
+def _number(text: str) -> float | int | str:
+    if text == "":
+        return ""
+    value = float(text)
+    return int(value) if value.is_integer() and "." not in text and "e" not in text else value
