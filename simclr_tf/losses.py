@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 # Added to the logit of a view with itself: far below any other logit, finite in float32.
-SELF_LOGIT = -1e9
+SELF_LOGIT = -1e30
 
 
 class Contrast(NamedTuple):

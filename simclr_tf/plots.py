@@ -27,14 +27,18 @@ DPI = 150
 MAX_CELLS_WRITTEN = 20  # classes up to which each cell of a confusion matrix is written out
 
 
-def series_of(rows: Iterable[Mapping[str, str]]) -> dict[str, np.ndarray]:
-    """Turns the rows of a CSV file (`csv.DictReader`) into columns, nan where there is no number.
+def series_of(rows: Iterable[Mapping[str, object]]) -> dict[str, np.ndarray]:
+    """Turns rows of metrics into columns, nan where a row has no number.
+
+    Args:
+        rows: Numbers by name; not every row has every name.
 
     Returns:
-        float64 [M] for each column.
+        float64 [M] for each name.
     """
     table = list(rows)
-    return {name: np.array([_number(row[name]) for row in table]) for name in table[0]} if table else {}
+    names = dict.fromkeys(name for row in table for name in row)
+    return {name: np.array([_number(row.get(name)) for row in table]) for name in names}
 
 
 def plot_curves(
@@ -248,10 +252,10 @@ def plot_views(
     plot_images(rows, path, column_titles=names, title=title)
 
 
-def _number(text: str | None) -> float:
+def _number(value: object) -> float:
     try:
-        return float(text or "nan")
-    except ValueError:  # Keras writes NA for what an epoch did not measure
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # not measured: None, or an empty cell of a CSV file
         return float("nan")
 
 

@@ -117,4 +117,5 @@ def finish_views(views: tf.Tensor, draw: Draw) -> tf.Tensor:
         views = add_noise(views, draw.noise)
     if draw.squares is not None:
         views = cutout(views, draw.squares)
-    return views
+    # The weights of a resampled or blurred pixel sum to 1 but for rounding: white comes out above 1.
+    return tf.clip_by_value(views, 0, 1)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from simclr_tf.augment.geometry import Boxes, crop_resize, crop_resize_one, draw_boxes
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.views import Draw, apply_views, draw_views, finish_views
-from simclr_tf.data.sources import Source
+from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
 
@@ -60,7 +60,7 @@ def two_views(
     Returns:
         Batches (view 1, view 2), float32 [N, h, w, 3] in [0, 1] each; row i of both is one image.
     """
-    source = as_source(images)
+    source = images if isinstance(images, Source) else from_arrays(images)
     size = size or _own_size(source)
     epoch_steps = steps_per_epoch(source, batch_size)
     if source.images is None:
@@ -178,18 +178,6 @@ def plain_batches(
 
     indices = tf.data.Dataset.range(len(source)).batch(batch_size)
     return indices.map(batch, tf.data.AUTOTUNE).prefetch(2)
-
-
-def as_source(images: np.ndarray | Source) -> Source:
-    """Wraps an array of images, uint8 [M, H, W, 3], as an unlabelled `Source`."""
-    if isinstance(images, Source):
-        return images
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise UserError(
-            "Expected images as uint8 [M, H, W, 3], got "
-            f"{images.dtype} {list(images.shape)}. Convert them, values 0 to 255."
-        )
-    return Source(name="array", images=images)
 
 
 def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) -> Boxes:

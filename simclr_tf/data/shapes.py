@@ -13,8 +13,8 @@ import numpy as np
 
 from simclr_tf.errors import UserError
 
-RADIUS = (0.30, 0.46)  # of the shape, as a share of the shorter side
-INSIDE = 0.80  # share of the radius that always lies within the picture
+RADIUS = (0.20, 0.42)  # of the shape, as a share of the shorter side
+INSIDE = 0.85  # share of the radius that always lies within the picture
 CONTRAST = (0.25, 0.45)  # least luma gap between shape and background, of 1
 LUMA = (0.04, 0.96)  # range of luma in use
 SATURATION = (0.2, 1.0)  # share of the strongest colour that the luma allows

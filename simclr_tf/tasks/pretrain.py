@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import keras
@@ -44,7 +43,9 @@ def run(config: Config) -> dict[str, Any]:
     # Validation is contrastive: its images are held back below, whether there is a test set or not.
     splits = assembly.load_splits(config.replace(val_fraction=0.0), need_labels=False)
     whole = splits.unlabelled if splits.unlabelled is not None else splits.train
-    train, held_back = _hold_back(whole, config.val_fraction, config.seed)
+    train, held_back = whole, None
+    if config.val_fraction:
+        train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
     config = assembly.with_stem(config, size)
     assembly.describe_data(train, held_back, splits.test)
@@ -105,18 +106,6 @@ def run(config: Config) -> dict[str, Any]:
     return run.finish(**results)
 
 
-def _hold_back(
-    source: data.Source, fraction: float, seed: int
-) -> tuple[data.Source, data.Source | None]:
-    """Splits off a share of the images for the validation loss, class by class where known."""
-    if not fraction:
-        return source, None
-    labels = np.zeros(len(source), np.int32) if source.labels is None else source.labels
-    held, rest = data.stratified_split(labels, fraction, seed)
-    held_source = dataclasses.replace(source.take(held), name=f"{source.name}, held back")
-    return source.take(rest), held_source
-
-
 def _validation(
     config: Config, held_back: data.Source | None, size: tuple[int, int]
 ) -> dict[str, Any]:
@@ -146,7 +135,9 @@ def _build_model(config: Config) -> SimCLR:
         hidden=config.projection_hidden,
         name="projection_head",
     )
-    return SimCLR(assembly.build_encoder(config), head)
+    return SimCLR(
+        assembly.build_encoder(config), head, microbatch_size=config.microbatch_size
+    )
 
 
 def _all_variables(model: SimCLR) -> Variables:
@@ -163,8 +154,7 @@ def _make_monitor(config: Config, splits: data.Splits, size: tuple[int, int]) ->
     if test is None:
         if train.labels is None:
             return KNNMonitor(train, train, every_epochs=config.eval_every_epochs, size=size)
-        held, rest = data.stratified_split(train.labels, 0.1, config.seed)
-        train, test = train.take(rest), train.take(held)
+        train, test = data.hold_back(train, 0.1, config.seed)
     return KNNMonitor(train, test, every_epochs=config.eval_every_epochs, size=size)
 
 

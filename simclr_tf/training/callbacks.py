@@ -56,13 +56,13 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch = epoch + 1
-        self._mark = (int(self.model.optimizer.iterations), time.monotonic())
+        self._mark = (self.model.trained_steps, time.monotonic())
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         steps = batch + 1
         if steps % self.every_steps:
             return
-        step, now = int(self.model.optimizer.iterations), time.monotonic()
+        step, now = self.model.trained_steps, time.monotonic()
         loss = float((logs or {}).get("loss", math.nan))
         if not math.isfinite(loss):
             raise UserError(
@@ -152,7 +152,7 @@ class KNNMonitor(keras.callbacks.Callback):
 class HealthLine(keras.callbacks.Callback):
     """Prints after each epoch how the pre-training does, in one line and in plain words."""
 
-    COLLAPSED = 0.05  # feature spread below which all images look alike
+    COLLAPSED = 0.01  # feature spread; an untrained encoder has about 0.04
 
     def __init__(self, *, loss: NTXent, batch_size: int) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class Journal(keras.callbacks.Callback):
         self.folder = folder
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        step = int(self.model.optimizer.iterations)
+        step = self.model.trained_steps
         values = {name: float(value) for name, value in (logs or {}).items()}
         rate = float(self.model.optimizer.learning_rate)
         self.folder.add_row({"epoch": epoch + 1, "step": step, "learning_rate": rate, **values})
@@ -238,7 +238,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if int(self.model.optimizer.iterations) % self.every_steps == 0:
+        if self.model.trained_steps % self.every_steps == 0:
             self.save()
 
     def on_train_end(self, logs: Logs = None) -> None:
@@ -247,7 +247,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint, unless the newest is of this very step."""
-        step = int(self.model.optimizer.iterations)
+        step = self.model.trained_steps
         if step != self._saved:
             self.folder.checkpoints.save(self.variables, step=step)
             self._saved = step

@@ -12,6 +12,16 @@ import tensorflow as tf
 Batches = Callable[[int, int], tf.data.Dataset]
 
 
+class CountSteps(keras.callbacks.Callback):
+    """Counts the steps trained, over all epochs, in `model.trained_steps`.
+
+    The optimiser's own count will not do: with loss scaling it leaves out the steps it skips.
+    """
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self.model.trained_steps += 1
+
+
 def fit_steps(
     model: keras.Model,
     batches: Batches,
@@ -31,7 +41,7 @@ def fit_steps(
         batches: (first, last) -> the batches of those steps.
         first_step, last_step: First included, last not.
         steps_per_epoch: Steps of a whole epoch.
-        callbacks: Keras callbacks; they see the epoch's own number.
+        callbacks: Keras callbacks; they see the epoch's own number, and `model.trained_steps`.
         **fit_arguments: Further arguments of `model.fit`, such as `validation_data`.
     """
     step = first_step
@@ -42,6 +52,7 @@ def fit_steps(
             epochs, steps = 1, min(steps_per_epoch - within, last_step - step)
         else:
             epochs, steps = whole_epochs, steps_per_epoch
+        model.trained_steps = step
         with warnings.catch_warnings():
             # Keras warns that it leaves the order of a data set alone, which is what is wanted.
             warnings.filterwarnings("ignore", message=".*shuffle=True.*")
@@ -50,7 +61,7 @@ def fit_steps(
                 initial_epoch=epoch,
                 epochs=epoch + epochs,
                 steps_per_epoch=steps,
-                callbacks=callbacks,
+                callbacks=[CountSteps(), *callbacks],
                 verbose=0,
                 **fit_arguments,
             )

@@ -85,11 +85,6 @@ class RunFolder:
             writer.writerows(self.rows)
         os.replace(partial, self.path / "metrics.csv")
 
-    def series(self, name: str) -> tuple[list[float], list[float]]:
-        """Returns the epochs at which a metric was taken, and its values."""
-        points = [(r["epoch"], r[name]) for r in self.rows if r.get(name) not in (None, "")]
-        return [p[0] for p in points], [p[1] for p in points]
-
     def write_config(self, text: str) -> None:
         """Writes `config.yaml`."""
         (self.path / "config.yaml").write_text(text)

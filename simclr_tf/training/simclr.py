@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.losses import Contrast, NTXent
+from simclr_tf.training.gradient_caching import cached_gradients
 
 Views = tuple[tf.Tensor, tf.Tensor]
 
@@ -22,12 +23,22 @@ class SimCLR(keras.Model):
     Args:
         encoder: Images float [N, H, W, 3] in [0, 1] -> features float [N, F].
         head: Features -> projections float [N, D].
+        microbatch_size: Images that go through the network at a time, a divisor of the batch; the
+            loss is still that of the whole batch (see `gradient_caching`). 0: all at once.
     """
 
-    def __init__(self, encoder: keras.Model, head: keras.layers.Layer, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        encoder: keras.Model,
+        head: keras.layers.Layer,
+        *,
+        microbatch_size: int = 0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder
         self.head = head
+        self.microbatch_size = microbatch_size
         if not head.built:
             head.build((None, encoder.output_shape[-1]))
         self.built = True
@@ -48,10 +59,14 @@ class SimCLR(keras.Model):
         return [self.loss_tracker, self.accuracy_tracker]
 
     def train_step(self, data: Views) -> dict[str, tf.Tensor]:
-        with tf.GradientTape() as tape:
-            contrast = self._contrast(data, training=True)
-            loss = self.optimizer.scale_loss(contrast.loss)
-        gradients = tape.gradient(loss, self.trainable_variables)
+        microbatch = self.microbatch_size
+        if microbatch and microbatch < data[0].shape[0]:
+            contrast, gradients = cached_gradients(self, data, microbatch)
+        else:
+            with tf.GradientTape() as tape:
+                contrast = self._contrast(data, training=True)
+                loss = self.optimizer.scale_loss(contrast.loss)
+            gradients = tape.gradient(loss, self.trainable_variables)
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._track(contrast)
 
@@ -70,7 +85,7 @@ class SimCLR(keras.Model):
     def get_config(self) -> dict:
         layers = {"encoder": self.encoder, "head": self.head}
         serialized = {k: keras.saving.serialize_keras_object(v) for k, v in layers.items()}
-        return {**super().get_config(), **serialized}
+        return {**super().get_config(), **serialized, "microbatch_size": self.microbatch_size}
 
     @classmethod
     def from_config(cls, config: dict) -> SimCLR:

@@ -1,0 +1,202 @@
+"""Sets that come as arrays: NumPy files and TensorFlow Datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.data.sources import Source, Splits
+from simclr_tf.errors import UserError
+
+IMAGE_KEYS = ("x_train", "train_images", "images", "x", "X")
+LABEL_KEYS = ("y_train", "train_labels", "labels", "y", "Y")
+TEST_IMAGE_KEYS = ("x_test", "test_images", "x_val", "val_images")
+TEST_LABEL_KEYS = ("y_test", "test_labels", "y_val", "val_labels")
+
+
+def load_npz(path: str) -> Splits:
+    """Reads images and labels from an .npz file.
+
+    Images are uint8, or floats in 0..1, of shape [M, H, W, 3], [M, H, W, 1] or [M, H, W]; they are
+    found under names such as x_train, train_images, images or x, labels under y_train, labels or y,
+    and those of a test set under x_test and y_test.
+
+    Raises:
+        UserError: The file or its arrays are not so.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise UserError(
+            f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
+            "--dataset=npz:FILE, or write the file with numpy.savez."
+        ) from None
+    train = _from_npz(arrays, IMAGE_KEYS, LABEL_KEYS, path, "train")
+    if train is None:
+        found = ", ".join(f"{name} {list(a.shape)}" for name, a in arrays.items()) or "nothing"
+        raise UserError(
+            f"Expected images in {path} under one of {', '.join(IMAGE_KEYS)}, got {found}. "
+            "Rename the array."
+        )
+    return Splits(train, _from_npz(arrays, TEST_IMAGE_KEYS, TEST_LABEL_KEYS, path, "test"))
+
+
+def _from_npz(
+    arrays: dict[str, np.ndarray],
+    image_keys: tuple[str, ...],
+    label_keys: tuple[str, ...],
+    path: str,
+    split: str,
+) -> Source | None:
+    image_key = next((k for k in image_keys if k in arrays), None)
+    if image_key is None:
+        return None
+    images = _as_images(arrays[image_key], f"{image_key} in {path}")
+    label_key = next((k for k in label_keys if k in arrays), None)
+    name = f"npz:{path} ({split})"
+    if label_key is None:
+        return Source(name, images)
+    return Source(name, images, _as_labels(arrays[label_key], len(images), f"{label_key} in {path}"))
+
+
+def _as_images(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 3:
+        array = array[..., np.newaxis]
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
+        raise UserError(
+            f"Expected images [M, H, W, 3], [M, H, W, 1] or [M, H, W] as {name}, got "
+            f"{list(array.shape)}. Transpose the array."
+        )
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all() or array.min() < 0.0 or array.max() > 1.0:
+            raise UserError(
+                f"Expected float images in 0..1 as {name}, got {array.min():g}..{array.max():g}. "
+                "Scale them, or save them as uint8 in 0..255."
+            )
+        array = np.rint(array * 255.0)
+    elif array.dtype != np.uint8 and (array.min() < 0 or array.max() > 255):
+        raise UserError(
+            f"Expected images in 0..255 as {name}, got {array.min()}..{array.max()}. Scale them."
+        )
+    images = array.astype(np.uint8)
+    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+
+
+def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
+    labels = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+        raise UserError(
+            f"Expected {count} labels, integers from 0, as {name}, got {array.dtype} "
+            f"{list(array.shape)}. Number the classes from 0, one label an image."
+        )
+    return labels.astype(np.int32)
+
+
+def load_tfds(name: str, *, input_size: tuple[int, int]) -> Splits:
+    """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
+
+    Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has them.
+
+    Args:
+        name: Such as "cifar10" or "oxford_flowers102".
+        input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
+
+    Raises:
+        UserError: There is no such set, it cannot be downloaded, or its images differ in size.
+    """
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise UserError(
+            f"Expected the package tensorflow-datasets for tfds:{name}, got: {error}. "
+            "pip install tensorflow-datasets"
+        ) from error
+    builder = _prepared(tfds, name)
+    splits = builder.info.splits
+    if "train" not in splits:
+        raise UserError(
+            f"Expected a split 'train' in tfds:{name}, got {', '.join(splits)}. Choose another set."
+        )
+    test = next((s for s in ("test", "validation") if s in splits), None)
+
+    def read(split: str) -> Source:
+        return _read_tfds(tfds, builder, split, input_size)
+
+    return Splits(
+        read("train"),
+        read(test) if test else None,
+        read("unlabelled") if "unlabelled" in splits else None,
+    )
+
+
+def _prepared(tfds: Any, name: str) -> Any:
+    try:
+        builder = tfds.builder(name)
+    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+        raise UserError(
+            f"Expected the name of a TensorFlow Datasets set, got {name!r} "
+            f"({str(error).splitlines()[0]}). https://www.tensorflow.org/datasets/catalog lists them."
+        ) from None
+    if not builder.info.splits:
+        try:
+            builder.download_and_prepare()
+        # Whatever stops a download (network, disk, checksums) has the same remedy.
+        except Exception as error:
+            folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UserError(
+                f"Expected to download {name}, got: {reason[:200]}. On a machine with network run "
+                f"`python -c \"import tensorflow_datasets as t; t.load('{name}')\"` and copy its "
+                f"~/tensorflow_datasets to {folder} (or set TFDS_DATA_DIR)."
+            ) from None
+    return builder
+
+
+def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int]) -> Source:
+    name = f"tfds:{builder.info.name} ({split})"
+    features = builder.info.features
+    if "image" not in features:
+        raise UserError(
+            f"Expected a feature 'image' in {name}, got {', '.join(features)}. Choose another set."
+        )
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
+        image = example["image"]
+        image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+        images.append(image if input_size == (0, 0) else resize_to_fill(image, input_size))
+        labels.append(int(example.get("label", -1)))
+        if images[-1].shape != images[0].shape:
+            raise UserError(
+                f"Expected images of one size in {name}, got {_sizes(images)}. Pass the size that "
+                "they are brought to, such as --input_size='96 96'."
+            )
+    known = labels[0] >= 0  # unlabelled splits carry -1
+    return Source(
+        name,
+        np.stack(images),
+        np.array(labels, np.int32) if known else None,
+        tuple(features["label"].names) if known and hasattr(features["label"], "names") else (),
+    )
+
+
+def _sizes(images: Iterable[np.ndarray]) -> str:
+    shapes = sorted({image.shape[:2] for image in images})
+    return ", ".join(f"{h}x{w}" for h, w in shapes[:3])
+
+
+def resized(source: Source, size: tuple[int, int]) -> Source:
+    """Brings the images of a set in memory to a size (h, w); (0, 0): leaves them."""
+    if size == (0, 0) or source.image_size == size or source.images is None:
+        return source
+    images = np.stack([resize_to_fill(image, size) for image in source.images])
+    return dataclasses.replace(source, images=images)
+

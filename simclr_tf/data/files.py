@@ -1,0 +1,292 @@
+"""Sets of image files: folders, lists, and their way into memory."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, read_mask, resize_to_fill
+from simclr_tf.data.sources import Source, Splits
+from simclr_tf.errors import UserError
+
+TEST_FOLDERS = ("test", "val")
+MEMORY_SHARE = 0.25  # of the free memory that --cache=auto takes at most
+PROGRESS_AFTER_SECONDS = 2.0
+NAMED = 5  # bad files named in a message
+
+
+def load_folder(path: str) -> Splits:
+    """Lists the images of a folder, without decoding any.
+
+    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it is
+    the training set. Sub-folders are the classes, sorted by name; without any, there are no labels.
+
+    Raises:
+        UserError: There is no such folder, or no image in it.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset=folder:{path}.")
+    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or test is None:
+        return Splits(_list_folder(root, f"folder:{path}"))
+    train_source = _list_folder(root / "train", f"folder:{path} (train)")
+    test_source = _list_folder(test, f"folder:{path} ({test.name})")
+    return Splits(train_source, _with_classes_of(train_source, test_source))
+
+
+def _list_folder(root: Path, name: str) -> Source:
+    classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not classes:
+        return Source(name, paths=_images_below(root, name))
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        found = _images_below(root / folder, f"{name}, class {folder}")
+        paths += found
+        labels += [label] * len(found)
+    return Source(
+        name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=tuple(classes)
+    )
+
+
+def _images_below(folder: Path, name: str) -> tuple[str, ...]:
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(d for d in folders if not d.startswith("."))
+        found += [
+            os.path.join(here, f)
+            for f in sorted(files)
+            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
+        ]
+    if not found:
+        raise UserError(
+            f"Expected images ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put images "
+            "there or correct the path."
+        )
+    return tuple(found)
+
+
+def _with_classes_of(train: Source, test: Source) -> Source:
+    """Numbers the test set's classes as the training set does."""
+    if train.labels is None or test.labels is None:
+        return dataclasses.replace(test, labels=None, class_names=())
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if unknown:
+        raise UserError(
+            f"Expected only classes of {train.name} in {test.name}, got {', '.join(unknown)} too. "
+            "Add training images of them, or remove the folders."
+        )
+    numbers = np.array([train.class_names.index(c) for c in test.class_names], np.int32)
+    return dataclasses.replace(test, labels=numbers[test.labels], class_names=train.class_names)
+
+
+def load_lists(
+    train_path: str, val_path: str, *, task: str, need_labels: bool, num_classes: int
+) -> Splits:
+    """Reads list files: one image a line, `path`, `path,label` or (segmentation) `path,maskpath`.
+
+    Relative paths are relative to the list; blank lines and lines that begin with # are left out; a
+    comma in a quoted path is part of it.
+
+    Args:
+        train_path: The list that is trained on.
+        val_path: The list that is reported on, or "".
+        task: "segmentation" takes the second column as a mask's path, any other task as a label.
+        need_labels: Lines without a second column are errors.
+        num_classes: Labels are 0 to num_classes - 1; 0: any.
+
+    Raises:
+        UserError: A list or a line is wrong; it names the line.
+    """
+
+    def read(path: str) -> Source:
+        return _read_list(
+            Path(path), masks=task == "segmentation", required=need_labels, num_classes=num_classes
+        )
+
+    train = read(train_path)
+    test = read(val_path) if val_path else None
+    if test is not None and train.labels is not None and test.labels is not None:
+        count = max(train.num_classes, test.num_classes)
+        names = tuple(str(i) for i in range(num_classes or count))
+        train, test = (dataclasses.replace(s, class_names=names) for s in (train, test))
+    return Splits(train, test)
+
+
+def _read_list(path: Path, *, masks: bool, required: bool, num_classes: int) -> Source:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise UserError(
+            f"Expected a list of images at {path}, got: {reason}. Correct the path or the file."
+        ) from None
+    paths: list[str] = []
+    seconds: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        where = f"{path} line {number}"
+        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        paths.append(_existing(path, cells[0], where))
+        second = cells[1] if len(cells) > 1 else ""
+        if not second and required:
+            what = "a mask's path" if masks else "a label"
+            raise UserError(
+                f"{where}: expected the image's path, a comma and {what}, got {line.strip()!r}. "
+                "Complete the line."
+            )
+        if second:
+            value = _existing(path, second, where) if masks else _label(second, where, num_classes)
+            seconds.append(value)
+    if not paths:
+        raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
+    name = f"list:{path}"
+    if len(seconds) < len(paths):  # pre-training: labels are used where every line has one
+        return Source(name, paths=tuple(paths))
+    if masks:
+        return Source(name, paths=tuple(paths), mask_paths=tuple(seconds))
+    labels = np.array([int(label) for label in seconds], np.int32)
+    names = tuple(str(i) for i in range(num_classes or int(labels.max()) + 1))
+    return Source(name, paths=tuple(paths), labels=labels, class_names=names)
+
+
+def _existing(list_path: Path, cell: str, where: str) -> str:
+    path = list_path.parent / os.path.expanduser(cell)
+    if not path.is_file():
+        raise UserError(
+            f"{where}: expected an image file, got none at {path}. Correct the line; relative paths "
+            f"are relative to {list_path.parent}."
+        )
+    return str(path)
+
+
+def _label(cell: str, where: str, num_classes: int) -> str:
+    try:
+        label = int(cell)
+    except ValueError:
+        raise UserError(
+            f"{where}: expected a label as an integer from 0, got {cell!r}. Number the classes."
+        ) from None
+    if label < 0 or (num_classes and label >= num_classes):
+        allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
+        remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
+        raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
+    return cell
+
+
+def settle(
+    source: Source, *, input_size: tuple[int, int], cache: str, skip_bad_images: bool
+) -> Source:
+    """Checks a set of files and, where asked or where it fits, reads it into memory.
+
+    Args:
+        source: Files, not in memory.
+        input_size: (h, w) that images in memory are brought to; (0, 0): their own.
+        cache: "auto": in memory where all images have one size and fit a quarter of the free memory;
+            "true": always; "false": never.
+        skip_bad_images: Leave out what does not decode, instead of stopping.
+
+    Raises:
+        UserError: Files do not decode, or the memory asked for is not there.
+    """
+    headers = _each(read_header, source.paths, "reading headers")
+    source, sizes = _without_bad(source, headers, skip_bad_images)
+    one_size = len(set(sizes)) == 1
+    target = input_size if input_size != (0, 0) else (sizes[0] if one_size else None)
+    if _goes_into_memory(source, cache, one_size and target == sizes[0], target):
+
+        def decode(path: str) -> np.ndarray:
+            return resize_to_fill(read_image(path), target)
+
+        images = _each(decode, source.paths, "decoding")
+        source, images = _without_bad(source, images, skip_bad_images)
+        source = dataclasses.replace(source, images=np.stack(images))
+        if source.mask_paths:
+            masks = _each(read_mask, source.mask_paths, "decoding masks")
+            source = dataclasses.replace(source, masks=np.stack(masks))
+    elif skip_bad_images:
+        source, _ = _without_bad(
+            source, _each(lambda p: read_image(p).shape, source.paths, "checking"), True
+        )
+    return source
+
+
+def _goes_into_memory(
+    source: Source, cache: str, as_it_is: bool, target: tuple[int, int] | None
+) -> bool:
+    if cache == "false" or (cache == "auto" and not as_it_is):
+        return False
+    if target is None:
+        raise UserError(
+            f"Expected images of one size in {source.name} for --cache=true, got several. Pass "
+            "--input_size, such as --input_size='224 224', or leave out --cache."
+        )
+    need = len(source) * target[0] * target[1] * 3
+    room = _free_memory()
+    if cache == "auto":
+        return need <= MEMORY_SHARE * room
+    if need > room:
+        raise UserError(
+            f"Expected room for {need / 1e9:.1f} GB of images with --cache=true, got "
+            f"{room / 1e9:.1f} GB free. Pass a smaller --input_size or --cache=false."
+        )
+    return True
+
+
+def _free_memory() -> float:
+    try:
+        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (ValueError, OSError):  # not known on this system: assume a small machine
+        return 4e9
+
+
+def _each(read: Callable[[str], Any], paths: Sequence[str], what: str) -> list[Any]:
+    """Reads every file in threads, in order, with progress; a UserError stands for a bad one."""
+
+    def attempt(path: str) -> Any:
+        try:
+            return read(path)
+        except UserError as error:
+            return error
+
+    started = shown = time.monotonic()
+    results: list[Any] = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for result in pool.map(attempt, paths, chunksize=64):
+            results.append(result)
+            now = time.monotonic()
+            if now - shown > PROGRESS_AFTER_SECONDS:
+                shown = now
+                rate = len(results) / (now - started)
+                print(
+                    f"{what}: {len(results)} of {len(paths)}, {rate:,.0f}/s",
+                    file=sys.stderr,
+                    flush=True,
+                )
+    return results
+
+
+def _without_bad(source: Source, results: list[Any], skip: bool) -> tuple[Source, list[Any]]:
+    """Takes out the images whose result is an error, or raises it."""
+    bad = [result for result in results if isinstance(result, UserError)]
+    if not bad:
+        return source, results
+    if not skip:
+        more = "" if len(bad) <= NAMED else f"\n... and {len(bad) - NAMED} more"
+        raise UserError("\n".join(map(str, bad[:NAMED])) + more)
+    good = np.array([i for i, r in enumerate(results) if not isinstance(r, UserError)], np.int64)
+    if not len(good):
+        raise UserError(f"Expected images that decode in {source.name}, got none. First: {bad[0]}")
+    kept = dataclasses.replace(source.take(good), skipped=source.skipped + len(bad))
+    return kept, [results[i] for i in good]

@@ -1,0 +1,117 @@
+"""From the name of a data set to its splits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from simclr_tf.data.arrays import load_npz, load_tfds, resized
+from simclr_tf.data.files import load_folder, load_lists, settle
+from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
+from simclr_tf.data.sources import Source, Splits, hold_back
+from simclr_tf.errors import UserError
+
+SHAPES_SIZE = (32, 32)
+SHAPES_TRAIN, SHAPES_TEST = 4096, 1000
+TFDS_NAMES = ("cifar10", "cifar100", "stl10")  # data sets with a name of their own
+
+
+def load(
+    dataset: str,
+    *,
+    train_file_path: str = "",
+    val_file_path: str = "",
+    input_size: tuple[int, int] = (0, 0),
+    val_fraction: float = 0.0,
+    seed: int = 0,
+    cache: str = "auto",
+    skip_bad_images: bool = False,
+    need_labels: bool = False,
+    num_classes: int = 0,
+    task: str = "pretrain",
+) -> Splits:
+    """Loads a data set.
+
+    Args:
+        dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH" or "npz:FILE".
+        train_file_path: A list file that is read instead of `dataset`.
+        val_file_path: The list file that is reported on.
+        input_size: (h, w) that images are brought to; (0, 0): their own.
+        val_fraction: Share held back for testing, class by class, of a set without a test split.
+        seed: Of what is drawn.
+        cache: "auto", "true" or "false": whether files are decoded into memory.
+        skip_bad_images: Leave out files that do not decode.
+        need_labels: A set without labels is an error.
+        num_classes: Labels are 0 to num_classes - 1; 0: any.
+        task: "segmentation" reads masks from the second column of lists.
+
+    Raises:
+        UserError: The data is not there or not as it should be.
+    """
+    if val_file_path and not train_file_path:
+        raise UserError(
+            "Expected --train_file_path beside --val_file_path, got none. Pass both, or a --dataset."
+        )
+    if train_file_path:
+        splits = load_lists(
+            train_file_path,
+            val_file_path,
+            task=task,
+            need_labels=need_labels,
+            num_classes=num_classes,
+        )
+    else:
+        splits = _load_named(dataset, input_size, seed)
+
+    def ready(source: Source | None) -> Source | None:
+        if source is None:
+            return None
+        if source.images is None:
+            return settle(
+                source, input_size=input_size, cache=cache, skip_bad_images=skip_bad_images
+            )
+        return resized(source, input_size)
+
+    train, test = ready(splits.train), ready(splits.test)
+    if need_labels and task != "segmentation":
+        for source in filter(None, (train, test)):
+            _check_labels(source, num_classes)
+    if test is None and val_fraction:
+        train, test = hold_back(train, val_fraction, seed)
+    return Splits(train, test, ready(splits.unlabelled))
+
+
+def _load_named(dataset: str, input_size: tuple[int, int], seed: int) -> Splits:
+    kind, _, rest = dataset.partition(":")
+    if kind == "shapes":
+        return _make_shapes(input_size if input_size != (0, 0) else SHAPES_SIZE, seed)
+    if kind == "folder":
+        return load_folder(str(Path(rest).expanduser()))
+    if kind == "npz":
+        return load_npz(str(Path(rest).expanduser()))
+    return load_tfds(rest if kind == "tfds" else dataset, input_size=input_size)
+
+
+def _make_shapes(size: tuple[int, int], seed: int) -> Splits:
+    def draw(name: str, count: int, stream: int) -> Source:
+        # Two streams a seed, so that no test image of one seed trains another.
+        images, labels, masks = make_shapes(count, size=size, seed=2 * seed + stream)
+        return Source(f"shapes ({name})", images, labels, CLASS_NAMES, masks=masks)
+
+    return Splits(draw("train", SHAPES_TRAIN, 0), draw("test", SHAPES_TEST, 1))
+
+
+def _check_labels(source: Source, num_classes: int) -> None:
+    if source.labels is None:
+        raise UserError(
+            f"Expected labels for {source.name}, got none. Sort the images into one folder a class, "
+            "or pass a list with path,label lines as --train_file_path."
+        )
+    largest = int(np.max(source.labels))
+    if num_classes and largest >= num_classes:
+        raise UserError(
+            f"Expected labels in 0..{num_classes - 1} (--num_classes={num_classes}) in "
+            f"{source.name}, got {largest}. Pass --num_classes={largest + 1} or leave it out."
+        )
+

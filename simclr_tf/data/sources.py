@@ -1,0 +1,136 @@
+"""One kind of data for all tasks: images by index, with labels or masks in step."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from simclr_tf.data.decode import read_image
+from simclr_tf.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One split of a data set, in a fixed order, with random access.
+
+    Images are held in memory (`images`) or read from files (`paths`).
+
+    Attributes:
+        name: For messages, such as "folder:/x (train)".
+        images: uint8 [M, H, W, 3], or None.
+        labels: int32 [M] in 0..K-1, or None.
+        class_names: K names; empty where they are not known.
+        paths: M file names; empty for sets that are no files.
+        masks: uint8 [M, H, W], or None.
+        mask_paths: M file names, or empty.
+        skipped: Images left out because they did not decode.
+    """
+
+    name: str
+    images: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
+    masks: np.ndarray | None = None
+    mask_paths: tuple[str, ...] = ()
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.images is None else len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """K: the number of class names, or one more than the largest label."""
+        if self.class_names or self.labels is None:
+            return len(self.class_names)
+        return int(self.labels.max()) + 1
+
+    @property
+    def image_size(self) -> tuple[int, int] | None:
+        """(height, width) in pixels, or None where images are read from files."""
+        return None if self.images is None else self.images.shape[1:3]
+
+    def read(self, index: int) -> np.ndarray:
+        """Returns one image, uint8 [H, W, 3]; raises UserError where its file does not decode."""
+        return read_image(self.paths[index]) if self.images is None else self.images[index]
+
+    def take(self, indices: np.ndarray) -> Source:
+        """Returns the images at the indices, in their order, with all that belongs to them."""
+
+        def rows(values: np.ndarray | None) -> np.ndarray | None:
+            return None if values is None else values[indices]
+
+        def names(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[i] for i in indices) if values else ()
+
+        return dataclasses.replace(
+            self,
+            images=rows(self.images),
+            labels=rows(self.labels),
+            masks=rows(self.masks),
+            paths=names(self.paths),
+            mask_paths=names(self.mask_paths),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """The parts of a data set; `test` is reported on, `unlabelled` is for pre-training only."""
+
+    train: Source
+    test: Source | None = None
+    unlabelled: Source | None = None
+
+
+def stratified_split(
+    labels: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draws a share of every class, at least one image of each.
+
+    Args:
+        labels: int [M].
+        fraction: Share of each class, 0 to 1.
+        seed: The draw is a function of it and the labels.
+
+    Returns:
+        Indices drawn, and the others; both int64 in rising order.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = np.zeros(len(labels), bool)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        count = max(1, round(fraction * len(members)))
+        drawn[rng.permutation(members)[:count]] = True
+    return np.flatnonzero(drawn), np.flatnonzero(~drawn)
+
+
+def hold_back(source: Source, fraction: float, seed: int) -> tuple[Source, Source]:
+    """Splits a share off, class by class where labels are known: (the rest, what is held back).
+
+    Raises:
+        UserError: One of the parts would be empty.
+    """
+    labels = np.zeros(len(source), np.int32) if source.labels is None else source.labels
+    held, rest = stratified_split(labels, fraction, seed)
+    if not len(held) or not len(rest):
+        raise UserError(
+            f"Expected images on both sides of --val_fraction={fraction}, got {len(source)} in "
+            f"{source.name}. Add images, or pass another share."
+        )
+    part = dataclasses.replace(source.take(held), name=f"{source.name}, held back")
+    return source.take(rest), part
+
+
+def from_arrays(images: np.ndarray, labels: np.ndarray | None = None) -> Source:
+    """Wraps images, uint8 [M, H, W, 3], and labels, int [M], as a `Source`."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise UserError(
+            "Expected images as uint8 [M, H, W, 3], got "
+            f"{images.dtype} {list(images.shape)}. Convert them, values 0 to 255."
+        )
+    if labels is not None and len(labels) != len(images):
+        raise UserError(
+            f"Expected a label per image, got {len(labels)} for {len(images)}. Pass them in step."
+        )
+    return Source("array", images, None if labels is None else np.asarray(labels, np.int32))
