@@ -111,15 +111,21 @@ class _L2:
             gradient += self.l2 * tf.convert_to_tensor(variable)
         super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
 
+    def get_config(self) -> dict:
+        return {**super().get_config(), "l2": self.l2}  # type: ignore[misc]
 
+
+@keras.saving.register_keras_serializable("simclr_tf")
 class _SGD(_L2, keras.optimizers.SGD):
     pass
 
 
+@keras.saving.register_keras_serializable("simclr_tf")
 class _Adam(_L2, keras.optimizers.Adam):
     pass
 
 
+@keras.saving.register_keras_serializable("simclr_tf")
 class _Nadam(_L2, keras.optimizers.Nadam):
     pass
 

@@ -23,7 +23,7 @@ def layer_variables():
 
 
 def values(variables):
-    return [np.array(variable) for variable in variables]
+    return [variable.numpy() for variable in variables]
 
 
 # --- LARS ------------------------------------------------------------------------------------------
@@ -61,7 +61,7 @@ def test_lars_agrees_with_the_reference_over_a_schedule(decay):
 def test_lars_ratio_is_one_where_a_norm_is_zero(weight, gradient, expected):
     variable = keras.Variable(np.full((2, 2), weight, np.float32))
     LARS(0.1).apply([tf.fill([2, 2], gradient)], [variable])
-    np.testing.assert_allclose(variable, np.full((2, 2), expected), rtol=1e-6)
+    np.testing.assert_allclose(variable.numpy(), np.full((2, 2), expected), rtol=1e-6)
 
 
 def test_lars_step_does_not_depend_on_the_gradients_length():
@@ -69,7 +69,7 @@ def test_lars_step_does_not_depend_on_the_gradients_length():
     for scale in (1e-3, 1.0, 1e3):
         variable = keras.Variable(np.float32([[1, 2], [3, 4]]))
         LARS(0.5).apply([scale * tf.constant([[1.0, -1], [2, 0]])], [variable])
-        after.append(np.array(variable))
+        after.append(variable.numpy())
     np.testing.assert_allclose(after[0], after[1], rtol=1e-5)
     np.testing.assert_allclose(after[2], after[1], rtol=1e-5)
 
@@ -77,7 +77,7 @@ def test_lars_step_does_not_depend_on_the_gradients_length():
 def test_lars_excludes_what_it_is_told():
     kernel = keras.Variable(np.ones((2, 2), np.float32))
     LARS(0.1, weight_decay=0.5, exclude=lambda v: True).apply([tf.ones([2, 2])], [kernel])
-    np.testing.assert_allclose(kernel, np.full((2, 2), 0.9), rtol=1e-6)  # plain momentum
+    np.testing.assert_allclose(kernel.numpy(), np.full((2, 2), 0.9), rtol=1e-6)  # plain momentum
 
 
 @pytest.fixture(scope="module")
@@ -105,13 +105,13 @@ def test_exclusion_is_exactly_the_norms_and_the_biases(network):
 
 # --- The contract -----------------------------------------------------------------------------------
 
-PEAK = {"lars": 30.0, "sgd": 0.05, "nesterov": 0.05, "lamb": 0.1}  # the others: 0.1
+PEAK = {"lars": 1.5, "sgd": 0.05, "nesterov": 0.05}  # the others: 0.1
 
 
-def parabola(name, variables, *, steps=150, decay=0.0, wrap=lambda optimizer: optimizer):
+def parabola(name, variables, *, steps=300, wrap=lambda optimizer: optimizer):
     """Minimises |w - 2|^2 / 2: returns (optimizer, traces, losses)."""
     schedule = WarmupCosine(PEAK.get(name, 0.1), warmup_steps=5, total_steps=steps)
-    made = make_optimizer(name, learning_rate=schedule, weight_decay=decay, variables=variables)
+    made = make_optimizer(name, learning_rate=schedule, weight_decay=0.0, variables=variables)
     optimizer = wrap(made)
     traces = []
 
@@ -198,7 +198,9 @@ def test_variables_come_in_a_stable_order_and_none_is_added_later(name):
         )
 
     def kinds(optimizer):
-        return [(v.name, tuple(v.shape), v.dtype) for v in optimizer.variables]
+        # Nadam's last one is numbered by Keras ("variable_7"); the rest have names of their own.
+        names = [v.name if len(v.shape) else "scalar" for v in optimizer.variables]
+        return [(n, tuple(v.shape), v.dtype) for n, v in zip(names, optimizer.variables, strict=True)]
 
     (_, first), (variables, second) = made(), made()
     assert kinds(first) == kinds(second)
@@ -219,12 +221,19 @@ def test_config_round_trip(name):
             variables=variables,
         )
         if again:
-            config = keras.optimizers.serialize(optimizer)
-            optimizer = keras.optimizers.deserialize(config)
+            optimizer = type(optimizer).from_config(optimizer.get_config())
         for _ in range(3):
             optimizer.apply([tf.constant(g, tf.float32) for g in gradients], variables)
-        after.append(np.array(variables[0]))
+        after.append(variables[0].numpy())
     np.testing.assert_allclose(after[1], after[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adam", "nadam"])
+def test_our_optimizers_are_known_to_keras(name):
+    made = make_optimizer(name, learning_rate=0.1, weight_decay=0.1, variables=layer_variables())
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
+    assert type(again) is type(made)
+    assert again.get_config() == made.get_config()
 
 
 @pytest.mark.parametrize("name", ["sgd", "nesterov", "adam", "nadam", "lars"])
@@ -246,10 +255,10 @@ def test_coupled_decay_is_the_gradient_of_an_l2_term(name):
 
 def test_adamw_decays_by_the_learning_rate_alone():
     kernel = layer_variables()[0]
-    before = np.array(kernel)
+    before = kernel.numpy()
     optimizer = make_optimizer("adamw", learning_rate=0.1, weight_decay=0.2, variables=[kernel])
     optimizer.apply([tf.zeros(kernel.shape)], [kernel])
-    np.testing.assert_allclose(kernel, before * (1 - 0.1 * 0.2), rtol=1e-6)
+    np.testing.assert_allclose(kernel.numpy(), before * (1 - 0.1 * 0.2), rtol=1e-6)
 
 
 def test_unknown_optimizer_names_the_choices():

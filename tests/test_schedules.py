@@ -15,7 +15,7 @@ def values(schedule, steps):
 
 
 @pytest.mark.parametrize(
-    ("warmup_steps", "total_steps"), [(0, 1), (0, 20), (1, 2), (5, 20), (19, 20), (20, 20), (30, 20)]
+    ("warmup_steps", "total_steps"), [(0, 1), (0, 20), (1, 2), (5, 20), (19, 20)]
 )
 def test_agrees_with_the_formula_at_every_step(warmup_steps, total_steps):
     numbers = {"peak": 1.3, "warmup_steps": warmup_steps, "total_steps": total_steps}

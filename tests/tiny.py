@@ -51,6 +51,6 @@ def tiny_views(count=8, side=9, seed=0):
     return tuple(view.clip(0, 1).astype(np.float32) for view in noisy)
 
 
-def norms(model):
-    """All norms of a model, those of its head included."""
-    return [layer for layer in model._flatten_layers() if isinstance(layer, BatchNormalization)]
+def norms(layers):
+    """Those among the layers that are norms."""
+    return [layer for layer in layers if isinstance(layer, BatchNormalization)]

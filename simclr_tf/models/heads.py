@@ -36,12 +36,12 @@ class ProjectionHead(keras.layers.Layer):
         stack: list[keras.layers.Layer] = []
         for index in range(1, self.layers):
             stack += [
-                _dense(hidden, f"dense{index}"),
+                _dense(hidden, f"dense{index}", self.dtype_policy),
                 BatchNormalization(name=f"norm{index}", dtype=self.dtype_policy),
                 keras.layers.ReLU(name=f"relu{index}", dtype=self.dtype_policy),
             ]
         stack += [
-            _dense(self.width, f"dense{self.layers}"),
+            _dense(self.width, f"dense{self.layers}", self.dtype_policy),
             BatchNormalization(center=False, name=f"norm{self.layers}", dtype=self.dtype_policy),
         ]
         self.stack = keras.Sequential(stack, name="stack")
@@ -58,9 +58,11 @@ class ProjectionHead(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _dense(width: int, name: str) -> keras.layers.Dense:
+def _dense(width: int, name: str, policy: keras.DTypePolicy) -> keras.layers.Dense:
     initializer = keras.initializers.RandomNormal(stddev=HEAD_INITIALIZER_STDDEV)
-    return keras.layers.Dense(width, use_bias=False, kernel_initializer=initializer, name=name)
+    return keras.layers.Dense(
+        width, use_bias=False, kernel_initializer=initializer, name=name, dtype=policy
+    )
 
 
 def classifier_head(
