@@ -3,8 +3,8 @@
     python benchmarks/throughput.py --json=throughput.json
 
 For 32 and 96 pixels and ResNet-18 at full and quarter width: views per second of the input pipeline
-alone, images per second (two views each) of the training step on a batch that lies ready, and of training
-fed by the pipeline. Medians over the repeats, with the smallest and largest.
+alone, images per second (two views each) of the training step on a batch that lies ready, and of
+training fed by the pipeline. Medians over the repeats, with the smallest and largest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from simclr_tf.training.execution import choose_execution
 
 
 def measure(work: Callable[[], None], amount: int, repeats: int) -> dict[str, float]:
-    """Returns amount per second of the work: median, smallest, largest. The first run is left out."""
+    """Returns amount per second of the work, after a first run that is left out."""
     work()
     rates = []
     for _ in range(repeats):

@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from simclr_tf.config import DATA_PRESETS, PRESETS, SETTINGS, TASKS, Config
+from simclr_tf.config import DATA_PRESETS, FROZEN_PRESET, PRESETS, SETTINGS, TASKS, Config
 from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
@@ -201,7 +201,8 @@ def _presets_of(name: str) -> dict[object, list[str]]:
     """Maps each value that presets give the setting to the tasks and data sets it is for."""
     places: dict[object, list[str]] = {}
     by_data = {f"{task} on {data}": preset for (task, data), preset in DATA_PRESETS.items()}
-    for place, preset in (PRESETS | by_data).items():
+    frozen = {"classification with --freeze": FROZEN_PRESET}
+    for place, preset in (PRESETS | by_data | frozen).items():
         if name in preset:
             places.setdefault(show(preset[name]), []).append(place)
     return places

@@ -40,17 +40,32 @@ _SUPERVISED: dict[str, Any] = {
     "weight_decay": 0.0,
     "warmup_epochs": 0.0,
 }
+_CROP_AND_FLIP = {"jitter": False, "colordrop": False, "blur": False}
 PRESETS: dict[str, dict[str, Any]] = {
     "pretrain": {},
-    "classification": _SUPERVISED,
+    "classification": _SUPERVISED | _CROP_AND_FLIP | {"val_fraction": 0.1},
     "segmentation": _SUPERVISED | {"num_epochs": 50},
     "evaluate": _SUPERVISED,
 }
 
 # (task, data set) -> changes on top of the task's. "lists" stands for --train_file_path.
 DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("pretrain", "shapes"): {"width_multiplier": 0.25, "num_epochs": 30, "warmup_epochs": 2.0},
+    ("pretrain", "shapes"): {
+        "width_multiplier": 0.25,
+        "crop_area_min": 0.3,
+        "learning_rate": 2.0,
+        "warmup_epochs": 1.0,
+        "num_epochs": 45,
+    },
+    ("classification", "shapes"): {
+        "width_multiplier": 0.25,
+        "crop_area_min": 0.3,
+        "num_epochs": 20,
+    },
 }
+
+# Classification on a frozen encoder, on top of those: its features are normalised and cheap.
+FROZEN_PRESET: dict[str, Any] = {"learning_rate": 0.01, "num_epochs": 100}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -259,7 +274,8 @@ class Config:
         chosen = overlay(defaults)
         source = "lists" if chosen["train_file_path"] else chosen["dataset"].partition(":")[0]
         task, data = PRESETS.get(chosen["task"], {}), DATA_PRESETS.get((chosen["task"], source), {})
-        return cls(**overlay(defaults | task | data), given=frozenset(file | flags))
+        frozen = FROZEN_PRESET if chosen["task"] == "classification" and chosen["freeze"] else {}
+        return cls(**overlay(defaults | task | data | frozen), given=frozenset(file | flags))
 
     @property
     def save_path(self) -> str:

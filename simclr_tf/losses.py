@@ -70,9 +70,7 @@ def nt_xent(
     log_p = tf.stop_gradient(log_p)
     hit = tf.argmax(log_p, axis=1, output_type=tf.int32) == positive
     entropy = -tf.reduce_sum(tf.exp(log_p) * log_p, axis=1)
-    return Contrast(
-        loss, tf.reduce_mean(tf.cast(hit, tf.float32)), tf.reduce_mean(entropy)
-    )
+    return Contrast(loss, tf.reduce_mean(tf.cast(hit, tf.float32)), tf.reduce_mean(entropy))
 
 
 class NTXent:
@@ -88,9 +86,7 @@ class NTXent:
 
     def __call__(self, z: tf.Tensor, gather: Gather | None = None) -> Contrast:
         """Returns the `Contrast` of the projections `z`, float [2N, D]."""
-        return nt_xent(
-            z, temperature=self.temperature, similarity=self.similarity, gather=gather
-        )
+        return nt_xent(z, temperature=self.temperature, similarity=self.similarity, gather=gather)
 
     def start(self, batch_size: int) -> float:
         """Returns the loss of an encoder that tells nothing apart: ln(2N - 1)."""

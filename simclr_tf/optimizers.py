@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import tensorflow as tf
 
-Schedule = keras.optimizers.schedules.LearningRateSchedule
+Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 Predicate = Callable[[keras.Variable], bool]
 
 
 def is_norm_or_bias(variable: keras.Variable) -> bool:
     """Tells the scales, offsets and biases, which no optimiser here decays, from the kernels.
 
-    They are the variables of rank 0 or 1. (Names would not do: in Keras 3 a variable of a BatchNorm is
-    called just "gamma".)
+    They are the variables of rank 0 or 1. (Names would not do: in Keras 3 a variable of a
+    BatchNorm is called just "gamma".)
     """
     return len(variable.shape) <= 1
 
@@ -166,7 +166,8 @@ def make_optimizer(
     Args:
         name: One of `NAMES`. "sgd" and "nesterov" have momentum 0.9.
         learning_rate: A number or a schedule.
-        weight_decay: Coupled (L2) for lars, sgd, nesterov, adam and nadam; decoupled for adamw, lamb.
+        weight_decay: Coupled (L2) for lars, sgd, nesterov, adam and nadam; decoupled for adamw,
+            lamb.
         variables: The trainable variables, in the order in which gradients will come.
 
     Raises:

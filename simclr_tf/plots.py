@@ -79,7 +79,7 @@ def plot_curves(
             xytext=(-2, 3), textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
         )  # fmt: skip
     _dress(figure, axes, title, x_label=x_label)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
     if percent:
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     if len(series) > 1:
@@ -108,7 +108,9 @@ def plot_confusion_matrix(
     side = float(np.clip(2.2 + 0.5 * count, 4.0, 12.0))
     figure, axes = _figure(side + 0.6, side)
     image = axes.imshow(share, cmap="Blues", vmin=0.0, vmax=1.0)
-    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda value, _: f"{100 * value:.0f} %")
+    bar = figure.colorbar(
+        image, ax=axes, shrink=0.8, format=lambda value, _: f"{100 * value:.0f} %"
+    )
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, colors=MUTED)
     if count <= MAX_CELLS_WRITTEN:
@@ -117,7 +119,7 @@ def plot_confusion_matrix(
             axes.text(column, row, cell, ha="center", va="center", color=colour, fontsize=8)
     every = -(-count // 40)  # of many classes, each n-th is named
     ticks = np.arange(0, count, every)
-    names = [class_names[tick] for tick in ticks]
+    names = [class_names[int(tick)] for tick in ticks]
     axes.set_xticks(ticks, names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(ticks, names)
     _dress(figure, axes, title, x_label="predicted", y_label="true", grid=False)
@@ -221,7 +223,9 @@ def plot_images(
     figure, axes = _figure(cell * columns + 0.3, cell * len(grid) + 0.5)
     for top, row in enumerate(grid):
         for left, image in enumerate(row):
-            axes.imshow(_displayed(image), extent=_cell(left, top, image.shape), interpolation="nearest")
+            axes.imshow(
+                _displayed(image), extent=_cell(left, top, image.shape), interpolation="nearest"
+            )
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(len(grid) - 0.5, -0.5), aspect="equal")
     axes.spines[:].set_visible(False)
     axes.set_yticks(np.arange(len(row_titles)), row_titles)
@@ -305,7 +309,7 @@ def _legend(axes: Axes, *, columns: int = 1, outside: bool = False) -> None:
     place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)} if outside else {"loc": "best"}
     legend = axes.legend(ncols=columns, frameon=False, fontsize=9, labelcolor=INK, **place)
     for handle in legend.legend_handles if outside else ():
-        handle.set_sizes([36])
+        handle.set_sizes([36])  # type: ignore[union-attr]
 
 
 def _save(figure: Figure, path: str | Path) -> None:

@@ -26,9 +26,9 @@ def scale_learning_rate(base: float, batch_size: int, scaling: str) -> float:
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """Rises linearly from 0 to `peak` in `warmup_steps`, then falls as a cosine to 0.
 
-    The value at step s of the warm-up is peak x (s + 1) / (warmup_steps + 1): unlike the reference's,
-    the first step moves the weights. The peak is reached at step `warmup_steps`, and the value at
-    `total_steps`, one past the last step, is 0.
+    The value at step s of the warm-up is peak x (s + 1) / (warmup_steps + 1): unlike the
+    reference's, the first step moves the weights. The peak is reached at step `warmup_steps`, and
+    the value at `total_steps`, one past the last step, is 0.
     """
 
     def __init__(self, peak: float, *, warmup_steps: int, total_steps: int) -> None:

@@ -1,4 +1,5 @@
-"""Every augmentation against a slow reference, its identity, its modes, and the draws' statistics."""
+"""Every augmentation against a slow reference, its identity, its modes, and the draws'
+statistics."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def boxes(*rows):
 
 def colour_draw(**fields):
     identity = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0, "gray": 0.0}
-    return ColourDraw(**{k: tf.constant([v], tf.float32) for k, v in {**identity, **fields}.items()})
+    return ColourDraw(
+        **{k: tf.constant([v], tf.float32) for k, v in {**identity, **fields}.items()}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,8 @@ def images(pixels):
     return tf.constant(pixels[:, :, :13] / 255.0, tf.float32)
 
 
-# --- Each operation against its reference -----------------------------------------------------------
+# --- Each operation against its reference
+# -----------------------------------------------------------
 
 WINDOWS = {
     "whole": (0, 0, 1, 1, 0),
@@ -144,7 +148,9 @@ def test_nearest_rotation_keeps_labels():
 def test_blur_agrees_with_the_reference(images, sigma):
     for picture in (images[:1], images[:1, :, :6]):
         blurred = gaussian_blur(picture, tf.constant([sigma]))
-        np.testing.assert_allclose(blurred[0], reference.gaussian_blur(picture[0], sigma), atol=2e-6)
+        np.testing.assert_allclose(
+            blurred[0], reference.gaussian_blur(picture[0], sigma), atol=2e-6
+        )
 
 
 COLOURS = {
@@ -176,7 +182,9 @@ def test_hue_turns_red_green_and_blue_into_each_other_and_leaves_gray():
     for turn in (1 / 3, -1 / 3):
         turned = np.array(apply_colour(red, colour_draw(hue=turn)))[0, 0, 0]
         assert turned.argmax() != 0
-        np.testing.assert_allclose(reference.luma(turned), reference.luma(red.numpy()).item(), atol=1e-6)
+        np.testing.assert_allclose(
+            reference.luma(turned), reference.luma(red.numpy()).item(), atol=1e-6
+        )
 
 
 def test_noise_has_the_drawn_deviation_and_is_independent():
@@ -197,7 +205,8 @@ def test_cutout_grays_exactly_the_square(images):
     np.testing.assert_array_equal(cutout(images[:2], squares), expected)
 
 
-# --- Whole recipes ----------------------------------------------------------------------------------
+# --- Whole recipes
+# ----------------------------------------------------------------------------------
 
 
 def test_identity_parameters_change_nothing(images):
@@ -241,7 +250,9 @@ def test_a_switch_overrides_its_probability(operation):
     elif operation == "colordrop":
         assert np.max(draw.colour.gray) == 0.0
     else:
-        field = {"blur": "sigma", "rotate": "degrees", "cutout": "squares"}.get(operation, operation)
+        field = {"blur": "sigma", "rotate": "degrees", "cutout": "squares"}.get(
+            operation, operation
+        )
         assert getattr(draw, field) is None
 
 
@@ -312,7 +323,8 @@ def test_two_views_of_an_image_differ(pixels):
     assert apart.min() > 0.02
 
 
-# --- Draws ------------------------------------------------------------------------------------------
+# --- Draws
+# ------------------------------------------------------------------------------------------
 
 
 def flags(recipe, draw):
@@ -497,7 +509,8 @@ def test_draws_do_not_touch_the_global_generator():
     np.testing.assert_array_equal(tf.random.uniform([4]), first)
 
 
-# --- Recipe -----------------------------------------------------------------------------------------
+# --- Recipe
+# -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -514,7 +527,12 @@ def test_a_wrong_number_names_its_flag(field, value):
 
 @pytest.mark.parametrize(
     ("size", "blur", "expected"),
-    [((63, 80), None, False), ((64, 64), None, True), ((32, 32), True, True), ((96, 96), False, False)],
+    [
+        ((63, 80), None, False),
+        ((64, 64), None, True),
+        ((32, 32), True, True),
+        ((96, 96), False, False),
+    ],
 )
 def test_blur_is_on_from_64_pixels_up_unless_asked(size, blur, expected):
     assert Recipe(blur=blur).blurs(size) is expected

@@ -42,7 +42,8 @@ def images():
     return np.random.default_rng(0).uniform(size=(4, 17, 22, 3)).astype(np.float32)
 
 
-# --- Encoders ---------------------------------------------------------------------------------------
+# --- Encoders
+# ---------------------------------------------------------------------------------------
 
 
 def test_the_table_holds_every_encoder():
@@ -152,7 +153,8 @@ def test_encoder_config_round_trip(encoder, images):
     np.testing.assert_array_equal(again(images), encoder(images))
 
 
-# --- Heads ------------------------------------------------------------------------------------------
+# --- Heads
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
@@ -164,7 +166,9 @@ def test_projection_head_has_norms_and_no_biases(layers):
     kernels = [tuple(v.shape) for v in head.trainable_variables if v.name == "kernel"]
     assert kernels == list(itertools.pairwise(widths))
     assert "bias" not in {v.name for v in head.variables}
-    assert [norm.beta is not None for norm in norms(head.stack.layers)] == [True] * (layers - 1) + [False]
+    assert [norm.beta is not None for norm in norms(head.stack.layers)] == [True] * (layers - 1) + [
+        False
+    ]
     assert all(not norm.zero_gamma for norm in norms(head.stack.layers))
     # The last norm's output is centred: no offset, and no ReLU after it.
     np.testing.assert_allclose(np.mean(z, axis=0), 0.0, atol=1e-6)
@@ -174,7 +178,10 @@ def test_projection_head_has_norms_and_no_biases(layers):
 def test_projection_head_is_as_wide_as_the_features_by_default():
     head = ProjectionHead(5, layers=2)
     head.build((None, 9))
-    assert [tuple(v.shape) for v in head.trainable_variables if v.name == "kernel"] == [(9, 9), (9, 5)]
+    assert [tuple(v.shape) for v in head.trainable_variables if v.name == "kernel"] == [
+        (9, 9),
+        (9, 5),
+    ]
 
 
 def test_projection_head_starts_small():
@@ -215,7 +222,8 @@ def test_classifier_head(nonlinear):
     np.testing.assert_allclose(np.std(shifted, axis=0), 1.0, atol=1e-4)
 
 
-# --- BatchNormalization -----------------------------------------------------------------------------
+# --- BatchNormalization
+# -----------------------------------------------------------------------------
 
 
 def both_norms(shape, **arguments):
@@ -299,7 +307,8 @@ def test_norm_under_xla_agrees_with_eager():
     np.testing.assert_allclose(norm.moving_variance.numpy(), after, rtol=1e-5)
 
 
-# --- Statistics of whole models ---------------------------------------------------------------------
+# --- Statistics of whole models
+# ---------------------------------------------------------------------
 
 
 def test_a_frozen_encoder_keeps_weights_and_statistics_through_fit(images):

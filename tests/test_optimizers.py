@@ -19,14 +19,17 @@ def layer_variables():
     """A kernel, a norm's scale and a bias, none of them at zero."""
     rng = np.random.default_rng(0)
     shapes = {"kernel": (3, 4), "gamma": (4,), "bias": (4,)}
-    return [keras.Variable(rng.normal(1, 0.5, s).astype("float32"), name=n) for n, s in shapes.items()]
+    return [
+        keras.Variable(rng.normal(1, 0.5, s).astype("float32"), name=n) for n, s in shapes.items()
+    ]
 
 
 def values(variables):
     return [variable.numpy() for variable in variables]
 
 
-# --- LARS ------------------------------------------------------------------------------------------
+# --- LARS
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
@@ -103,7 +106,8 @@ def test_exclusion_is_exactly_the_norms_and_the_biases(network):
     assert counts == [2 * 53, 2 * 3 - 1, 2]
 
 
-# --- The contract -----------------------------------------------------------------------------------
+# --- The contract
+# -----------------------------------------------------------------------------------
 
 PEAK = {"lars": 1.5, "sgd": 0.05, "nesterov": 0.05}  # the others: 0.1
 
@@ -164,7 +168,9 @@ def test_without_decay_a_zero_gradient_moves_nothing(name):
 def test_works_under_loss_scaling(name):
     variables = layer_variables()
     optimizer, _, losses = parabola(
-        name, variables, wrap=lambda o: keras.optimizers.LossScaleOptimizer(o, initial_scale=2.0**10)
+        name,
+        variables,
+        wrap=lambda o: keras.optimizers.LossScaleOptimizer(o, initial_scale=2.0**10),
     )
     assert losses[-1] < 0.01 * losses[0]
     before = values(variables)
@@ -200,7 +206,9 @@ def test_variables_come_in_a_stable_order_and_none_is_added_later(name):
     def kinds(optimizer):
         # Nadam's last one is numbered by Keras ("variable_7"); the rest have names of their own.
         names = [v.name if len(v.shape) else "scalar" for v in optimizer.variables]
-        return [(n, tuple(v.shape), v.dtype) for n, v in zip(names, optimizer.variables, strict=True)]
+        return [
+            (n, tuple(v.shape), v.dtype) for n, v in zip(names, optimizer.variables, strict=True)
+        ]
 
     (_, first), (variables, second) = made(), made()
     assert kinds(first) == kinds(second)

@@ -35,7 +35,7 @@ def tiny_encoder(features=6):
 def tiny_simclr(**arguments):
     """A `SimCLR` whose weights are the same at each call."""
     keras.utils.set_random_seed(3)
-    model = SimCLR(tiny_encoder(), ProjectionHead(5, layers=2), **arguments)
+    model = SimCLR(tiny_encoder(), ProjectionHead(5, layers=2, name="head"), **arguments)
     # A head that starts at 0.01 makes gradients too small to compare; this one is of order 1.
     for variable in model.head.trainable_variables:
         if len(variable.shape) == 2:

@@ -1,7 +1,9 @@
 """Brightness, contrast, saturation, hue and gray drop as one 3x3 matrix and an offset per image.
 
-Saturation and hue (a rotation in the YIQ plane) leave an image's luma alone, so contrast about the mean
-luma commutes with them: the five operations are affine in the colours of a pixel, and only the clip to
+Saturation and hue (a rotation in the YIQ plane) leave an image's luma alone, so contrast about the
+mean
+luma commutes with them: the five operations are affine in the colours of a pixel, and only the
+    clip to
 [0, 1], done once at the end, tells their order apart from the reference's.
 """
 
@@ -50,8 +52,8 @@ def draw_colour(
 ) -> ColourDraw:
     """Draws the colour distortion of each image (arXiv 2002.05709, appendix A).
 
-    Factors are uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s] and hue in [-0.2 s, 0.2 s] for strength s, in
-    the images that drew the jitter; gray is drawn independently.
+    Factors are uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s] and hue in [-0.2 s, 0.2 s] for strength
+    s, in the images that drew the jitter; gray is drawn independently.
     """
     draws = tf.unstack(tf.random.stateless_uniform([6, count], seed, alg="philox"))
     jittered = draws[0] < jitter_prob  # [N]

@@ -48,7 +48,9 @@ def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     rows = tf.cast(blur_matrix(width, images.shape[1]), images.dtype)
     columns = tf.cast(blur_matrix(width, images.shape[2]), images.dtype)
     planes = tf.transpose(chosen, [0, 3, 1, 2])  # [K, C, H, W]
-    planes = tf.matmul(tf.matmul(rows[:, tf.newaxis], planes), columns[:, tf.newaxis], transpose_b=True)
+    planes = tf.matmul(
+        tf.matmul(rows[:, tf.newaxis], planes), columns[:, tf.newaxis], transpose_b=True
+    )
     return tf.tensor_scatter_nd_update(images, drawn, tf.transpose(planes, [0, 2, 3, 1]))
 
 

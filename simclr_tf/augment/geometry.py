@@ -1,6 +1,7 @@
 """Crop, flip and rotation: draws of their parameters, and their application to batches.
 
-Crop, antialiased resize and flip are linear and separable: one small matrix for the rows and one for
+Crop, antialiased resize and flip are linear and separable: one small matrix for the rows and one
+    for
 the columns of each image does all three, so a batch costs two batched matrix products.
 """
 
@@ -91,9 +92,9 @@ def sampling_matrix(
 ) -> tf.Tensor:
     """Returns the rows that resample one axis: [N, target, source], each row summing to 1.
 
-    Bilinear where the window is enlarged; where it shrinks, the triangle is widened by the scale, so
-    that nothing aliases. Pixel centres lie at half-integers, and a kernel that reaches beyond the
-    image is cut and renormalised.
+    Bilinear where the window is enlarged; where it shrinks, the triangle is widened by the scale,
+    so that nothing aliases. Pixel centres lie at half-integers, and a kernel that reaches beyond
+    the image is cut and renormalised.
 
     Args:
         start, extent: The window's corner and length in shares of the axis, float32 [N].
@@ -205,9 +206,7 @@ def rotate(images: tf.Tensor, degrees: tf.Tensor, *, nearest: bool = False) -> t
         return tf.gather(flat, index, batch_dims=1)  # [N, H, W, C]
 
     if nearest:
-        return take(
-            tf.cast(tf.round(source_y), tf.int32), tf.cast(tf.round(source_x), tf.int32)
-        )
+        return take(tf.cast(tf.round(source_y), tf.int32), tf.cast(tf.round(source_x), tf.int32))
     top, left = tf.floor(source_y), tf.floor(source_x)
     down = tf.cast(source_y - top, images.dtype)[..., tf.newaxis]  # weight of the lower row
     right = tf.cast(source_x - left, images.dtype)[..., tf.newaxis]

@@ -75,10 +75,8 @@ class Recipe:
         if self.strength < 0.0:
             raise UserError(f"Expected --strength of 0 or more, got {self.strength}.")
         if not 0.0 <= self.max_rotation <= 180.0:
-            raise UserError(
-                f"Expected --max_rotation in 0..180 degrees, got {self.max_rotation}."
-            )
+            raise UserError(f"Expected --max_rotation in 0..180 degrees, got {self.max_rotation}.")
 
     def blurs(self, size: tuple[int, int]) -> bool:
-        """Tells whether views of this size (H, W) are blurred: below 64 pixels blur costs accuracy."""
+        """Tells whether views of this size (H, W) are blurred; small ones lose by it."""
         return min(size) >= 64 if self.blur is None else self.blur

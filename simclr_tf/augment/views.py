@@ -1,7 +1,7 @@
 """A whole recipe: draw all parameters of a batch, then apply them.
 
-Drawing and applying are separate, so that a test can hand in exact parameters, the host can draw what
-the device applies, and a mask can get the geometry of its image.
+Drawing and applying are separate, so that a test can hand in exact parameters, the host can draw
+what the device applies, and a mask can get the geometry of its image.
 """
 
 from __future__ import annotations
@@ -117,5 +117,6 @@ def finish_views(views: tf.Tensor, draw: Draw) -> tf.Tensor:
         views = add_noise(views, draw.noise)
     if draw.squares is not None:
         views = cutout(views, draw.squares)
-    # The weights of a resampled or blurred pixel sum to 1 but for rounding: white comes out above 1.
+    # The weights of a resampled or blurred pixel sum to 1 but for rounding: white comes out above
+    # 1.
     return tf.clip_by_value(views, 0, 1)

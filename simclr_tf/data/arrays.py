@@ -64,7 +64,9 @@ def _from_npz(
     name = f"npz:{path} ({split})"
     if label_key is None:
         return Source(name, images)
-    return Source(name, images, _as_labels(arrays[label_key], len(images), f"{label_key} in {path}"))
+    return Source(
+        name, images, _as_labels(arrays[label_key], len(images), f"{label_key} in {path}")
+    )
 
 
 def _as_images(array: np.ndarray, name: str) -> np.ndarray:
@@ -103,7 +105,8 @@ def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
 def load_tfds(name: str, *, input_size: tuple[int, int]) -> Splits:
     """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
 
-    Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has them.
+    Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has
+    them.
 
     Args:
         name: Such as "cifar10" or "oxford_flowers102".
@@ -143,7 +146,8 @@ def _prepared(tfds: Any, name: str) -> Any:
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         raise UserError(
             f"Expected the name of a TensorFlow Datasets set, got {name!r} "
-            f"({str(error).splitlines()[0]}). https://www.tensorflow.org/datasets/catalog lists them."
+            f"({str(error).splitlines()[0]}). "
+            "https://www.tensorflow.org/datasets/catalog lists them."
         ) from None
     if not builder.info.splits:
         try:
@@ -199,4 +203,3 @@ def resized(source: Source, size: tuple[int, int]) -> Source:
         return source
     images = np.stack([resize_to_fill(image, size) for image in source.images])
     return dataclasses.replace(source, images=images)
-

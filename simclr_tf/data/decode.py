@@ -1,9 +1,11 @@
-"""Reading one image or mask file: every common format and mode to uint8."""
+"""Reading one image file: every common format and mode to RGB."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -11,14 +13,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from simclr_tf.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
+T = TypeVar("T")
 _ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the image by a quarter
 
 
 def read_image(path: str | Path) -> np.ndarray:
     """Reads an image as RGB.
 
-    JPEG, PNG, BMP, GIF (first frame) and WebP. Transparency is laid on white, 16-bit grays are scaled to
-    8 bits, palette, gray and CMYK images become RGB, and an EXIF orientation is carried out.
+    JPEG, PNG, BMP, GIF (first frame) and WebP. Transparency is laid on white, 16-bit grays are
+    scaled to 8 bits, palette, gray and CMYK images become RGB, and an EXIF orientation is carried
+    out.
 
     Returns:
         uint8 [H, W, 3].
@@ -27,27 +31,6 @@ def read_image(path: str | Path) -> np.ndarray:
         UserError: The file is missing, is no image, is cut off, or is too large to be one.
     """
     return np.asarray(_open(path, _to_rgb))
-
-
-def read_mask(path: str | Path) -> np.ndarray:
-    """Reads a mask of class numbers: one channel, or a palette's indices, as they are stored.
-
-    Returns:
-        uint8 [H, W].
-
-    Raises:
-        UserError: The file does not decode, or holds colours instead of numbers.
-    """
-
-    def check(image: Image.Image) -> Image.Image:
-        if image.mode not in ("L", "P", "1"):
-            raise UserError(
-                f"Expected one channel of class numbers in the mask {path}, got mode {image.mode}. "
-                "Save it as an 8-bit gray or palette PNG."
-            )
-        return image.copy()
-
-    return np.asarray(_open(path, check)).astype(np.uint8)
 
 
 def read_header(path: str | Path) -> tuple[int, int]:
@@ -79,7 +62,7 @@ def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(fitted)
 
 
-def _open(path, use):
+def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
     """Opens a file and returns `use(image)`, every failure turned into a UserError."""
     try:
         with warnings.catch_warnings():
@@ -90,7 +73,9 @@ def _open(path, use):
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"Expected an image at {path}, got no such file. Correct the path.") from None
+        raise UserError(
+            f"Expected an image at {path}, got no such file. Correct the path."
+        ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise UserError(
             f"Expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
@@ -100,7 +85,15 @@ def _open(path, use):
         reason = "the file is empty" if Path(path).stat().st_size == 0 else "no known image format"
         raise _undecodable(path, reason) from None
     # Pillow's decoders raise these for cut-off and damaged files.
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError, ArithmeticError) as e:
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        IndexError,
+        TypeError,
+        ArithmeticError,
+    ) as e:
         raise _undecodable(path, str(e) or type(e).__name__) from None
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, read_mask, resize_to_fill
+from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to_fill
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.errors import UserError
 
@@ -27,8 +27,9 @@ NAMED = 5  # bad files named in a message
 def load_folder(path: str) -> Splits:
     """Lists the images of a folder, without decoding any.
 
-    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it is
-    the training set. Sub-folders are the classes, sorted by name; without any, there are no labels.
+    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it
+    is the training set. Sub-folders are the classes, sorted by name; without any, there are no
+    labels.
 
     Raises:
         UserError: There is no such folder, or no image in it.
@@ -90,10 +91,8 @@ def _with_classes_of(train: Source, test: Source) -> Source:
     return dataclasses.replace(test, labels=numbers[test.labels], class_names=train.class_names)
 
 
-def load_lists(
-    train_path: str, val_path: str, *, task: str, need_labels: bool, num_classes: int
-) -> Splits:
-    """Reads list files: one image a line, `path`, `path,label` or (segmentation) `path,maskpath`.
+def load_lists(train_path: str, val_path: str, *, need_labels: bool, num_classes: int) -> Splits:
+    """Reads list files: one image a line, `path` or `path,label`.
 
     Relative paths are relative to the list; blank lines and lines that begin with # are left out; a
     comma in a quoted path is part of it.
@@ -101,8 +100,8 @@ def load_lists(
     Args:
         train_path: The list that is trained on.
         val_path: The list that is reported on, or "".
-        task: "segmentation" takes the second column as a mask's path, any other task as a label.
-        need_labels: Lines without a second column are errors.
+        need_labels: Every line must have a label. Otherwise labels are used where every line has
+            one, and a second column of another kind is left aside.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
 
     Raises:
@@ -110,20 +109,18 @@ def load_lists(
     """
 
     def read(path: str) -> Source:
-        return _read_list(
-            Path(path), masks=task == "segmentation", required=need_labels, num_classes=num_classes
-        )
+        return _read_list(Path(path), required=need_labels, num_classes=num_classes)
 
     train = read(train_path)
     test = read(val_path) if val_path else None
     if test is not None and train.labels is not None and test.labels is not None:
         count = max(train.num_classes, test.num_classes)
-        names = tuple(str(i) for i in range(num_classes or count))
+        names = tuple(str(i) for i in range(count))
         train, test = (dataclasses.replace(s, class_names=names) for s in (train, test))
     return Splits(train, test)
 
 
-def _read_list(path: Path, *, masks: bool, required: bool, num_classes: int) -> Source:
+def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -132,57 +129,51 @@ def _read_list(path: Path, *, masks: bool, required: bool, num_classes: int) -> 
             f"Expected a list of images at {path}, got: {reason}. Correct the path or the file."
         ) from None
     paths: list[str] = []
-    seconds: list[str] = []
+    labels: list[int] = []
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         where = f"{path} line {number}"
         cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
         paths.append(_existing(path, cells[0], where))
-        second = cells[1] if len(cells) > 1 else ""
-        if not second and required:
-            what = "a mask's path" if masks else "a label"
+        if required and (len(cells) < 2 or not cells[1]):
             raise UserError(
-                f"{where}: expected the image's path, a comma and {what}, got {line.strip()!r}. "
+                f"{where}: expected the image's path, a comma and a label, got {line.strip()!r}. "
                 "Complete the line."
             )
-        if second:
-            value = _existing(path, second, where) if masks else _label(second, where, num_classes)
-            seconds.append(value)
+        if required or (len(cells) > 1 and cells[1].isdecimal()):
+            labels.append(_label(cells[1], where, num_classes))
     if not paths:
         raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
     name = f"list:{path}"
-    if len(seconds) < len(paths):  # pre-training: labels are used where every line has one
+    if len(labels) < len(paths):
         return Source(name, paths=tuple(paths))
-    if masks:
-        return Source(name, paths=tuple(paths), mask_paths=tuple(seconds))
-    labels = np.array([int(label) for label in seconds], np.int32)
-    names = tuple(str(i) for i in range(num_classes or int(labels.max()) + 1))
-    return Source(name, paths=tuple(paths), labels=labels, class_names=names)
+    names = tuple(str(i) for i in range(num_classes or max(labels) + 1))
+    return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
 
 
 def _existing(list_path: Path, cell: str, where: str) -> str:
     path = list_path.parent / os.path.expanduser(cell)
     if not path.is_file():
         raise UserError(
-            f"{where}: expected an image file, got none at {path}. Correct the line; relative paths "
-            f"are relative to {list_path.parent}."
+            f"{where}: expected an image file, got none at {path}. Correct the line; "
+            f"relative paths are relative to {list_path.parent}."
         )
     return str(path)
 
 
-def _label(cell: str, where: str, num_classes: int) -> str:
+def _label(cell: str, where: str, num_classes: int) -> int:
     try:
         label = int(cell)
     except ValueError:
         raise UserError(
             f"{where}: expected a label as an integer from 0, got {cell!r}. Number the classes."
         ) from None
-    if label < 0 or (num_classes and label >= num_classes):
-        allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
-        remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
-        raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
-    return cell
+    if 0 <= label and (not num_classes or label < num_classes):
+        return label
+    allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
+    remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
+    raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
 
 
 def settle(
@@ -193,8 +184,8 @@ def settle(
     Args:
         source: Files, not in memory.
         input_size: (h, w) that images in memory are brought to; (0, 0): their own.
-        cache: "auto": in memory where all images have one size and fit a quarter of the free memory;
-            "true": always; "false": never.
+        cache: "auto": in memory where all images have one size and fit a quarter of the free
+            memory; "true": always; "false": never.
         skip_bad_images: Leave out what does not decode, instead of stopping.
 
     Raises:
@@ -202,36 +193,33 @@ def settle(
     """
     headers = _each(read_header, source.paths, "reading headers")
     source, sizes = _without_bad(source, headers, skip_bad_images)
-    one_size = len(set(sizes)) == 1
-    target = input_size if input_size != (0, 0) else (sizes[0] if one_size else None)
-    if _goes_into_memory(source, cache, one_size and target == sizes[0], target):
+    one_size = sizes[0] if len(set(sizes)) == 1 else None
+    target = input_size if input_size != (0, 0) else one_size
+    if target is not None and _goes_into_memory(source, cache, target, target == one_size):
+        size = target
 
         def decode(path: str) -> np.ndarray:
-            return resize_to_fill(read_image(path), target)
+            return resize_to_fill(read_image(path), size)
 
         images = _each(decode, source.paths, "decoding")
         source, images = _without_bad(source, images, skip_bad_images)
-        source = dataclasses.replace(source, images=np.stack(images))
-        if source.mask_paths:
-            masks = _each(read_mask, source.mask_paths, "decoding masks")
-            source = dataclasses.replace(source, masks=np.stack(masks))
-    elif skip_bad_images:
-        source, _ = _without_bad(
-            source, _each(lambda p: read_image(p).shape, source.paths, "checking"), True
-        )
-    return source
-
-
-def _goes_into_memory(
-    source: Source, cache: str, as_it_is: bool, target: tuple[int, int] | None
-) -> bool:
-    if cache == "false" or (cache == "auto" and not as_it_is):
-        return False
-    if target is None:
+        return dataclasses.replace(source, images=np.stack(images))
+    if cache == "true":
         raise UserError(
             f"Expected images of one size in {source.name} for --cache=true, got several. Pass "
             "--input_size, such as --input_size='224 224', or leave out --cache."
         )
+    if skip_bad_images:
+        shapes = _each(lambda path: read_image(path).shape, source.paths, "checking")
+        source, _ = _without_bad(source, shapes, True)
+    return source
+
+
+def _goes_into_memory(
+    source: Source, cache: str, target: tuple[int, int], as_they_are: bool
+) -> bool:
+    if cache == "false" or (cache == "auto" and not as_they_are):
+        return False
     need = len(source) * target[0] * target[1] * 3
     room = _free_memory()
     if cache == "auto":

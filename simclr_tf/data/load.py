@@ -29,7 +29,6 @@ def load(
     skip_bad_images: bool = False,
     need_labels: bool = False,
     num_classes: int = 0,
-    task: str = "pretrain",
 ) -> Splits:
     """Loads a data set.
 
@@ -44,42 +43,38 @@ def load(
         skip_bad_images: Leave out files that do not decode.
         need_labels: A set without labels is an error.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
-        task: "segmentation" reads masks from the second column of lists.
 
     Raises:
         UserError: The data is not there or not as it should be.
     """
     if val_file_path and not train_file_path:
         raise UserError(
-            "Expected --train_file_path beside --val_file_path, got none. Pass both, or a --dataset."
+            "Expected --train_file_path beside --val_file_path, got none. "
+            "Pass both, or a --dataset."
         )
     if train_file_path:
         splits = load_lists(
-            train_file_path,
-            val_file_path,
-            task=task,
-            need_labels=need_labels,
-            num_classes=num_classes,
+            train_file_path, val_file_path, need_labels=need_labels, num_classes=num_classes
         )
     else:
         splits = _load_named(dataset, input_size, seed)
 
-    def ready(source: Source | None) -> Source | None:
-        if source is None:
-            return None
+    def ready(source: Source) -> Source:
         if source.images is None:
             return settle(
                 source, input_size=input_size, cache=cache, skip_bad_images=skip_bad_images
             )
         return resized(source, input_size)
 
-    train, test = ready(splits.train), ready(splits.test)
-    if need_labels and task != "segmentation":
+    train = ready(splits.train)
+    test = None if splits.test is None else ready(splits.test)
+    unlabelled = None if splits.unlabelled is None else ready(splits.unlabelled)
+    if need_labels:
         for source in filter(None, (train, test)):
             _check_labels(source, num_classes)
     if test is None and val_fraction:
         train, test = hold_back(train, val_fraction, seed)
-    return Splits(train, test, ready(splits.unlabelled))
+    return Splits(train, test, unlabelled)
 
 
 def _load_named(dataset: str, input_size: tuple[int, int], seed: int) -> Splits:
@@ -96,8 +91,8 @@ def _load_named(dataset: str, input_size: tuple[int, int], seed: int) -> Splits:
 def _make_shapes(size: tuple[int, int], seed: int) -> Splits:
     def draw(name: str, count: int, stream: int) -> Source:
         # Two streams a seed, so that no test image of one seed trains another.
-        images, labels, masks = make_shapes(count, size=size, seed=2 * seed + stream)
-        return Source(f"shapes ({name})", images, labels, CLASS_NAMES, masks=masks)
+        images, labels, _ = make_shapes(count, size=size, seed=2 * seed + stream)
+        return Source(f"shapes ({name})", images, labels, CLASS_NAMES)
 
     return Splits(draw("train", SHAPES_TRAIN, 0), draw("test", SHAPES_TEST, 1))
 
@@ -105,8 +100,8 @@ def _make_shapes(size: tuple[int, int], seed: int) -> Splits:
 def _check_labels(source: Source, num_classes: int) -> None:
     if source.labels is None:
         raise UserError(
-            f"Expected labels for {source.name}, got none. Sort the images into one folder a class, "
-            "or pass a list with path,label lines as --train_file_path."
+            f"Expected labels for {source.name}, got none. Sort the images into one folder a "
+            "class, or pass a list with path,label lines as --train_file_path."
         )
     largest = int(np.max(source.labels))
     if num_classes and largest >= num_classes:
@@ -114,4 +109,3 @@ def _check_labels(source: Source, num_classes: int) -> None:
             f"Expected labels in 0..{num_classes - 1} (--num_classes={num_classes}) in "
             f"{source.name}, got {largest}. Pass --num_classes={largest + 1} or leave it out."
         )
-

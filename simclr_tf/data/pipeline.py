@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes, crop_resize, crop_resize_one, draw_boxes
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.views import Draw, apply_views, draw_views, finish_views
+from simclr_tf.augment.views import apply_views, draw_views, finish_views
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
@@ -142,9 +142,7 @@ def feature_batches(
     return lambda first, last: tf.data.Dataset.range(first, last).map(batch).prefetch(2)
 
 
-def plain_batches(
-    source: Source, *, batch_size: int, size: Size | None = None
-) -> tf.data.Dataset:
+def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) -> tf.data.Dataset:
     """Makes the batches of evaluation: every image once, in the source's order, not augmented.
 
     An image of another size is cut to the target's aspect about its centre and resized with
@@ -203,10 +201,10 @@ def _own_size(source: Source) -> Size:
     return source.image_size
 
 
-def _held(images: np.ndarray) -> tf.Tensor:
+def _held(array: Any) -> tf.Tensor:
     # An eager tensor is captured by reference: it never becomes a constant of the graph.
     with tf.device("/CPU:0"):
-        return tf.constant(images)
+        return tf.constant(array)
 
 
 def _aspect(images: tf.Tensor) -> float:
@@ -266,9 +264,7 @@ def _views_of_files(
     return make
 
 
-def _positions(
-    steps: tf.data.Dataset, count: int, batch_size: int, seed: int
-) -> tf.data.Dataset:
+def _positions(steps: tf.data.Dataset, count: int, batch_size: int, seed: int) -> tf.data.Dataset:
     """Turns steps into (position over all epochs, index of the image), one image each."""
 
     def of_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

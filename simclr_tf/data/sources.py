@@ -1,4 +1,4 @@
-"""One kind of data for all tasks: images by index, with labels or masks in step."""
+"""One kind of data for all tasks: images by index, with labels in step."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ class Source:
         labels: int32 [M] in 0..K-1, or None.
         class_names: K names; empty where they are not known.
         paths: M file names; empty for sets that are no files.
-        masks: uint8 [M, H, W], or None.
-        mask_paths: M file names, or empty.
         skipped: Images left out because they did not decode.
     """
 
@@ -32,8 +30,6 @@ class Source:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    masks: np.ndarray | None = None
-    mask_paths: tuple[str, ...] = ()
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -61,16 +57,11 @@ class Source:
         def rows(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[indices]
 
-        def names(values: tuple[str, ...]) -> tuple[str, ...]:
-            return tuple(values[i] for i in indices) if values else ()
-
         return dataclasses.replace(
             self,
             images=rows(self.images),
             labels=rows(self.labels),
-            masks=rows(self.masks),
-            paths=names(self.paths),
-            mask_paths=names(self.mask_paths),
+            paths=tuple(self.paths[i] for i in indices) if self.paths else (),
         )
 
 

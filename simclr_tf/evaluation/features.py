@@ -58,6 +58,6 @@ def _make_forward(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
 
     @tf.function(reduce_retracing=True)
     def forward(images: tf.Tensor) -> tf.Tensor:
-        return tf.cast(reference()(images, training=False), tf.float32)
+        return tf.cast(reference()(images, training=False), tf.float32)  # type: ignore[misc]
 
     return forward

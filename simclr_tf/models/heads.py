@@ -14,8 +14,8 @@ HEAD_INITIALIZER_STDDEV = 0.01  # of every dense kernel, as in the reference
 class ProjectionHead(keras.layers.Layer):
     """g(h) = z: dense layers with BatchNorm, ReLU between them (arXiv 2002.05709, section 4.2).
 
-    No dense layer has a bias. The last norm has a scale but no offset and is followed by no ReLU, as in
-    the reference implementation. Features float [N, F] -> projections float [N, width].
+    No dense layer has a bias. The last norm has a scale but no offset and is followed by no ReLU,
+    as in the reference implementation. Features float [N, F] -> projections float [N, width].
 
     Args:
         width: Dimension of z.
@@ -74,8 +74,8 @@ def classifier_head(
         features: F, width of the features.
         num_classes: Number of classes.
         nonlinear: Put a hidden layer of width F, with ReLU, before the linear one.
-        normalize: Begin with a layer "normalize" that shifts and scales each feature; its `adapt` takes
-            the training features. On a frozen encoder it spares tuning the learning rate.
+        normalize: Begin with a layer "normalize" that shifts and scales each feature; its `adapt`
+            takes the training features. On a frozen encoder it spares tuning the learning rate.
     """
     layers: list[keras.layers.Layer] = [keras.Input((features,))]
     if normalize:

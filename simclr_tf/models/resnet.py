@@ -28,16 +28,17 @@ def resnet(
 ) -> keras.Model:
     """Builds an encoder: images float [N, H, W, 3] in [0, 1] -> features h [N, F].
 
-    The outputs of the stem and the stages are the layers named in `STAGES`: a decoder takes them with
+    The outputs of the stem and the stages are the layers named in `STAGES`: a decoder takes them
+        with
     `encoder.get_layer("stage3").output`. Images of any size are taken.
 
     Args:
         depth: 18, 34 or 50.
-        stem: "imagenet" (7x7 stride 2, max-pool: stage 1 sees a quarter of the side) or "small" (3x3
-            stride 1, no pool), as the reference uses for 32-pixel images.
+        stem: "imagenet" (7x7 stride 2, max-pool: stage 1 sees a quarter of the side) or "small"
+            (3x3 stride 1, no pool), as the reference uses for 32-pixel images.
         width_multiplier: Factor on all channel counts; F = 512 x it (2,048 x it for depth 50).
-        depthwise: Replace each 3x3 convolution of the blocks by a depth-wise one (followed by 1x1 in
-            basic blocks, which would not mix channels otherwise).
+        depthwise: Replace each 3x3 convolution of the blocks by a depth-wise one (followed by 1x1
+            in basic blocks, which would not mix channels otherwise).
 
     Raises:
         ValueError: A depth or stem that does not exist.
@@ -97,9 +98,7 @@ def _bottleneck_block(
     return keras.layers.Add(name=f"{name}_add")([shortcut, y])
 
 
-def _shortcut(
-    x: keras.KerasTensor, channels: int, stride: int, name: str
-) -> keras.KerasTensor:
+def _shortcut(x: keras.KerasTensor, channels: int, stride: int, name: str) -> keras.KerasTensor:
     if stride == 1 and x.shape[-1] == channels:
         return x
     return _conv_norm(x, channels, 1, stride, f"{name}_shortcut")

@@ -110,7 +110,6 @@ def load_splits(config: Config, *, need_labels: bool) -> data.Splits:
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
         num_classes=config.num_classes,
-        task=config.task,
     )
 
 
@@ -270,11 +269,12 @@ def begin_or_resume(
             folder.add_row({"epoch": 0, "step": 0, **row})
         return 0
     _check_resumed(config, folder)
-    newest = folder.checkpoints.newest()
+    newest = folder.checkpoints.files()[-1]
     restore(variables, read_arrays(newest), str(newest))
-    folder.resume_rows(step_of(newest))
-    print(f"resumed at step {step_of(newest)} from {newest}", flush=True)
-    return step_of(newest)
+    step = step_of(newest)
+    folder.resume_rows(step)
+    print(f"resumed at step {step} from {newest}", flush=True)
+    return step
 
 
 def no_test_set(config: Config, train: data.Source) -> UserError:
@@ -307,7 +307,9 @@ def describe_data(*sources: data.Source | None) -> None:
     for source in sources:
         if source is None:
             continue
-        size = "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
+        size = (
+            "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
+        )
         classes = f", {source.num_classes} classes" if source.labels is not None else ", no labels"
         left_out = f", {source.skipped} bad images left out" if source.skipped else ""
         print(f"{source.name}: {len(source)} images, {size}{classes}{left_out}", flush=True)

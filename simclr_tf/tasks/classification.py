@@ -222,9 +222,7 @@ def _report(
         class_names=list(names),
         num_train=len(train),
         num_test=len(test),
-        trainable_parameters=sum(
-            int(np.prod(v.shape)) for v in problem.model.trainable_variables
-        ),
+        trainable_parameters=sum(int(np.prod(v.shape)) for v in problem.model.trainable_variables),
         initial_weights=str(checkpoint) if checkpoint else "random",
         images_per_second=round(progress.images_per_second, 1),
         peak_memory_bytes=assembly.peak_memory_bytes(),

@@ -135,9 +135,7 @@ def _build_model(config: Config) -> SimCLR:
         hidden=config.projection_hidden,
         name="projection_head",
     )
-    return SimCLR(
-        assembly.build_encoder(config), head, microbatch_size=config.microbatch_size
-    )
+    return SimCLR(assembly.build_encoder(config), head, microbatch_size=config.microbatch_size)
 
 
 def _all_variables(model: SimCLR) -> Variables:
@@ -161,7 +159,7 @@ def _make_monitor(config: Config, splits: data.Splits, size: tuple[int, int]) ->
 def _look_before_training(
     config: Config, monitor: KNNMonitor, encoder: keras.Model
 ) -> dict[str, float]:
-    """Returns the metrics of the encoder as it is before the first step, with given weights or none."""
+    """Returns the metrics of the encoder before the first step, with given weights or random."""
     if config.init_weights != "auto":
         checkpoint = assembly.pretrained_source(config)
         if checkpoint is not None:
@@ -225,12 +223,11 @@ def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
     levels = {"start, ln(2N-1)": loss.start(batch_size)}
     if loss.similarity == "cosine":
         levels["floor"] = loss.floor(batch_size)
-    losses = {name: series[name] for name in ("loss", "val_loss") if name in series}
+    losses = {name: values for name, values in series.items() if name in ("loss", "val_loss")}
     plots.plot_curves(
         losses, run.folder.plots / "loss.png", title="NT-Xent", x=epochs, levels=levels
     )
-    names = ("contrastive_accuracy", "val_contrastive_accuracy", "knn_accuracy")
-    shares = {name: series[name] for name in names if name in series}
+    shares = {name: values for name, values in series.items() if name.endswith("accuracy")}
     plots.plot_curves(
         shares, run.folder.plots / "accuracy.png", title="Accuracy", x=epochs, percent=True
     )

@@ -10,7 +10,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from simclr_tf.data.pipeline import plain_batches
 from simclr_tf.data.sources import Source
@@ -69,7 +68,9 @@ class Progress(keras.callbacks.Callback):
                 f"Expected a finite loss, got {loss} between steps {self._mark[0]} and {step}. "
                 "Pass a smaller --learning_rate, more --warmup_epochs or --precision=float32."
             )
-        self._rates.append((step - self._mark[0]) * self.batch_size / max(now - self._mark[1], 1e-9))
+        self._rates.append(
+            (step - self._mark[0]) * self.batch_size / max(now - self._mark[1], 1e-9)
+        )
         # The median tells the pace; the first update holds the compilation.
         self.images_per_second = float(np.median(self._rates))
         self._mark = (step, now)
@@ -93,7 +94,8 @@ class Progress(keras.callbacks.Callback):
 
 
 class KNNMonitor(keras.callbacks.Callback):
-    """Weighted kNN accuracy and spread of the features, every few epochs, without training anything.
+    """Weighted kNN accuracy and spread of the features, every few epochs, without training
+    anything.
 
     Adds `knn_accuracy` and `feature_spread` to the epoch's logs.
 

@@ -55,8 +55,8 @@ class Checkpoints:
     def save(self, variables: Variables, *, step: int) -> pathlib.Path:
         """Writes the variables after `step` optimiser steps and drops the oldest files.
 
-        The file gets its name once it is whole and on disk, so a kill at any moment leaves the files
-        that were there before.
+        The file gets its name once it is whole and on disk, so a kill at any moment leaves the
+        files that were there before.
         """
         from safetensors.numpy import save_file
 

@@ -23,8 +23,8 @@ def choose_execution(precision: str, xla: str) -> Execution:
     """Turns "auto" into what the first device does best, and sets the global Keras policy.
 
     Precision: bfloat16 on GPUs of compute capability 8 and up and on CPUs with bfloat16
-    instructions, float16 with loss scaling on GPUs of 7.x, else float32. XLA: on for a GPU, off for a
-    CPU, where the compiled training step was measured at half the speed.
+    instructions, float16 with loss scaling on GPUs of 7.x, else float32. XLA: on for a GPU, off
+    for a CPU, where the compiled training step was measured at half the speed.
 
     Args:
         precision: "auto" or a Keras policy's name.
@@ -64,6 +64,8 @@ def _cpu_info(key: str) -> str:
 
 def _describe(gpus: list) -> str:
     if gpus:
-        names = [tf.config.experimental.get_device_details(g).get("device_name", "GPU") for g in gpus]
+        names = [
+            tf.config.experimental.get_device_details(g).get("device_name", "GPU") for g in gpus
+        ]
         return ", ".join(names)
     return f"CPU: {_cpu_info('model name') or 'unknown'}"

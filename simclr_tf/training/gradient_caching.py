@@ -1,9 +1,10 @@
 """Large contrastive batches in little memory: gradient caching (arXiv 2101.06983).
 
-Activations, not the similarity matrix, fill a device. So the batch is embedded microbatch by microbatch
-without keeping activations; the loss of all 2N projections gives its gradient at each of them; then each
-microbatch is embedded again and that gradient is sent back through it. The gradient is that of the
-whole batch, for one forward pass more, except that BatchNorm sees a microbatch at a time.
+Activations, not the similarity matrix, fill a device. So the batch is embedded microbatch by
+microbatch without keeping activations; the loss of all 2N projections gives its gradient at each
+of them; then each microbatch is embedded again and that gradient is sent back through it. The
+gradient is that of the whole batch, for one forward pass more, except that BatchNorm sees a
+microbatch at a time.
 
     pass 1    views -> z                 [K, 2m, D], nothing kept
     loss      z -> dL/dz                 all 2N rows against each other
@@ -27,8 +28,8 @@ def cached_gradients(
 ) -> tuple[Contrast, list[tf.Tensor]]:
     """Returns the contrast of a batch and its gradients, holding one microbatch's activations.
 
-    The running statistics of BatchNorm move once: each microbatch starts from those before the step, and
-    afterwards they are the mean over the microbatches.
+    The running statistics of BatchNorm move once: each microbatch starts from those before the
+    step, and afterwards they are the mean over the microbatches.
 
     Args:
         model: Compiled.
@@ -84,8 +85,9 @@ def cached_gradients(
     _, gradients = tf.while_loop(
         lambda index, _: index < count, add_part, (0, sums), parallel_iterations=1
     )
-    for variable, values in zip(statistics, moved, strict=True):
-        variable.assign(tf.reduce_mean(values, axis=0))
+    for variable, value, values in zip(statistics, before, moved, strict=True):
+        # The mean of the moves: what is frozen, and so did not move, stays bit for bit.
+        variable.assign(value + tf.reduce_mean(values - value, axis=0))
     return contrast, gradients
 
 

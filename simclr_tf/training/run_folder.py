@@ -53,10 +53,10 @@ class RunFolder:
                 f"--resume to begin one, or pass the folder of the run with --{flag}."
             )
         if (begun or finished) and not (resume or overwrite):
-            state = "finished" if finished else "unfinished"
+            state = "a finished" if finished else "an unfinished"
             raise UserError(
-                f"Expected no run in {self.path}, got a {state} one. Pass --resume to go on with it, "
-                f"--overwrite to replace it, or another folder with --{flag}."
+                f"Expected no run in {self.path}, got {state} one. Pass --resume to go on with "
+                f"it, --overwrite to replace it, or another folder with --{flag}."
             )
         if overwrite:
             for name in FOLDERS:
@@ -72,7 +72,7 @@ class RunFolder:
         if path.exists():
             with open(path, newline="") as file:
                 rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if row["step"] <= step]
+            self.rows = [row for row in rows if int(row["step"]) <= step]
 
     def add_row(self, row: Row) -> None:
         """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""

@@ -1,0 +1,54 @@
+# Needs python3 (3.10 or newer, with venv) and make; everything else goes into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+DEMO := logs/demo
+RUN := $(BIN)/python main.py
+
+.PHONY: help setup demo test test-fast lint format types clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+setup: $(STAMP) ## Make .venv and install the requirements
+
+$(STAMP): requirements.txt requirements-dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "Expected Python 3.10 or newer as $(PYTHON). Run make PYTHON=python3.11, for instance."; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' || \
+		{ echo "Expected $(PYTHON) with venv. Install your system's python3-venv package."; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	@touch $(STAMP)
+
+demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 6 minutes on 2 cores)
+	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
+	$(RUN) --task=classification --freeze=True --pretrain_save_path=$(DEMO)/pretrain \
+		--finetune_save_path=$(DEMO)/frozen --overwrite
+	$(RUN) --task=classification --freeze=True --init_weights=none --pretrain_save_path=$(DEMO)/pretrain \
+		--finetune_save_path=$(DEMO)/frozen_random --width_multiplier=0.25 --overwrite
+	$(RUN) --task=classification --pretrain_save_path=$(DEMO)/pretrain \
+		--finetune_save_path=$(DEMO)/finetuned --overwrite
+	$(BIN)/python benchmarks/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
+		$(DEMO)/finetuned
+
+test: $(STAMP) ## Run all tests
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## Run the tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(STAMP) types ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP) ## Check types
+	$(BIN)/mypy
+
+format: $(STAMP) ## Bring the code into form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove .venv and what tests and tools leave behind
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -1,0 +1,31 @@
+"""Set up before TensorFlow starts: quiet, two logical CPUs, no traces of one test in another."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def images(rng: np.random.Generator) -> np.ndarray:
+    """A small batch of images, uint8 [8, 12, 16, 3]."""
+    return rng.integers(0, 256, (8, 12, 16, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def _float32_policy():
+    """A run sets the global Keras policy; every test begins with float32."""
+    yield
+    import sys
+
+    if "keras" in sys.modules:
+        sys.modules["keras"].config.set_dtype_policy("float32")

@@ -1,0 +1,326 @@
+"""Checkpoints: whole or not at all, the last few kept, and a run folder that is not overwritten."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny import tiny_simclr, tiny_views
+
+from simclr_tf.errors import UserError
+from simclr_tf.losses import NTXent
+from simclr_tf.optimizers import NAMES, make_optimizer
+from simclr_tf.schedules import WarmupCosine
+from simclr_tf.training.checkpoints import (
+    Checkpoints,
+    named_variables,
+    numbered_variables,
+    read_arrays,
+    restore,
+    step_of,
+)
+from simclr_tf.training.run_folder import RunFolder
+
+
+def variables(**values):
+    """Named variables with these values."""
+    return {k: keras.Variable(np.asarray(v, np.float32), name=k) for k, v in values.items()}
+
+
+def trained(steps, name="lars"):
+    """A model after some steps, and all that a checkpoint of it holds."""
+    model = tiny_simclr()
+    schedule = WarmupCosine(0.1, warmup_steps=2, total_steps=9)
+    optimizer = make_optimizer(
+        name, learning_rate=schedule, weight_decay=1e-4, variables=model.trainable_variables
+    )
+    model.compile(optimizer, NTXent(0.5))
+    if steps:
+        model.fit(tf.data.Dataset.from_tensors(tiny_views(4)).repeat(steps), verbose=0)
+    state = {
+        **named_variables("encoder", model.encoder.variables),
+        **named_variables("head", model.head.variables),
+        **numbered_variables("optimizer", model.optimizer.variables),
+    }
+    return model, state
+
+
+def values(state):
+    return {name: variable.numpy() for name, variable in state.items()}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- Files
+# ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_optimizer_comes_back_as_it_was(name, tmp_path):
+    def stepped(count, state=None):
+        layer = keras.layers.Dense(3, name="dense")
+        layer.build((None, 2))
+        layer.kernel.assign([[1.0, 2, 3], [4, 5, 6]])
+        optimizer = make_optimizer(
+            name, learning_rate=0.1, weight_decay=1e-2, variables=layer.trainable_variables
+        )
+        held = {
+            **named_variables("layer", layer.variables),
+            **numbered_variables("optimizer", optimizer.variables),
+        }
+        if state is not None:
+            restore(held, state, "test")
+        for _ in range(count):
+            gradients = [0.1 * v.value + 0.3 for v in layer.trainable_variables]
+            optimizer.apply(gradients, layer.trainable_variables)
+        return held
+
+    folder = Checkpoints(tmp_path)
+    arrays = read_arrays(folder.save(stepped(3), step=3))
+    resumed, straight = values(stepped(2, arrays)), values(stepped(5))
+    assert resumed.keys() == straight.keys()
+    for key in straight:
+        np.testing.assert_array_equal(resumed[key], straight[key], err_msg=key)
+
+
+def test_a_run_that_is_restored_goes_on_bit_for_bit(tmp_path):
+    _, half = trained(2)
+    arrays = read_arrays(Checkpoints(tmp_path).save(half, step=2))
+    assert set(arrays) == set(half)
+    model, state = trained(0)
+    restore(state, arrays, "test")
+    for key, value in values(state).items():
+        np.testing.assert_array_equal(value, arrays[key], err_msg=key)
+    model.fit(tf.data.Dataset.from_tensors(tiny_views(4)).repeat(2), verbose=0)
+    _, straight = trained(4)
+    for key, value in values(straight).items():
+        np.testing.assert_array_equal(state[key].numpy(), value, err_msg=key)
+
+
+def test_the_newest_few_are_kept_and_found(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "new" / "folder", keep=2)
+    assert checkpoints.files() == []
+    assert checkpoints.newest() is None
+    for step in (5, 50, 1_000_000):
+        path = checkpoints.save(variables(a=step), step=step)
+        assert checkpoints.newest() == path
+        assert step_of(path) == step
+    assert [step_of(path) for path in checkpoints.files()] == [50, 1_000_000]
+    assert read_arrays(checkpoints.newest())["a"] == 1_000_000
+
+
+def test_one_is_kept_by_default_and_a_step_may_be_saved_again(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    for step, value in ((1, 1.0), (2, 2.0), (2, 3.0)):
+        checkpoints.save(variables(a=value), step=step)
+    assert names(tmp_path) == ["step-000000002.safetensors"]
+    assert read_arrays(checkpoints.newest())["a"] == 3.0
+
+
+def test_a_kill_while_saving_leaves_the_one_before_as_the_newest(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    before = checkpoints.save(variables(a=[1.0, 2.0]), step=1)
+
+    def killed(arrays, path, **arguments):
+        path.write_bytes(b"half of a fi")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("safetensors.numpy.save_file", killed)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(variables(a=[3.0, 4.0]), step=2)
+    assert len(names(tmp_path)) == 2  # the half is there, under another name
+    assert checkpoints.newest() == before
+    np.testing.assert_array_equal(read_arrays(before)["a"], [1.0, 2.0])
+    after = checkpoints.save(variables(a=[3.0, 4.0]), step=2)
+    assert names(tmp_path) == [after.name]
+
+
+def test_files_of_others_are_neither_taken_nor_dropped(tmp_path):
+    for name in ("step-000000009.partial", "notes.txt", "other.safetensors"):
+        (tmp_path / name).write_text("x")
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(variables(a=1.0), step=1)
+    assert checkpoints.files() == [path]
+    assert len(names(tmp_path)) == 4
+
+
+def test_a_missing_file_is_the_users_mistake(tmp_path):
+    with pytest.raises(UserError, match="Expected a checkpoint in safetensors format at .*absent"):
+        read_arrays(tmp_path / "absent.safetensors")
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "text", "no header"])
+def test_a_damaged_file_is_the_users_mistake(tmp_path, damage):
+    path = Checkpoints(tmp_path).save(variables(a=np.arange(100.0)), step=1)
+    whole = path.read_bytes()
+    path.write_bytes(
+        {"empty": b"", "cut": whole[:-7], "text": b"hello world, hello", "no header": whole[40:]}[
+            damage
+        ]
+    )
+    with pytest.raises(UserError, match=rf"safetensors format at .*{path.name}"):
+        read_arrays(path)
+
+
+# --- Names and restoring
+# ----------------------------------------------------------------------------
+
+
+def test_names_are_paths_and_positions():
+    model, state = trained(0)
+    assert "encoder/conv/kernel" in state
+    assert "encoder/norm/moving_mean" in state
+    assert "head/head/stack/dense2/kernel" in state
+    assert len(state) == len(model.weights) + len(model.optimizer.variables)
+    assert list(trained(0)[1]) == list(state)
+
+
+def test_two_variables_of_one_path_are_refused():
+    twice = [keras.Variable(1.0, name="a"), keras.Variable(2.0, name="a")]
+    with pytest.raises(ValueError, match="paths of their own, got x/a twice"):
+        named_variables("x", twice)
+
+
+def test_a_mismatch_lists_all_that_is_wrong_and_changes_nothing():
+    held = variables(good=[1.0], missing=[2.0, 2.0], shape=[3.0])
+    arrays = {"good": np.float32([9.0]), "shape": np.zeros((2, 2), np.float32)}
+    with pytest.raises(UserError) as caught:
+        restore(held, arrays, "file.safetensors")
+    message = str(caught.value)
+    for part in ("file.safetensors", "got 2 that do not", "- missing missing (2,)",
+                 "- shape: expected (1,), got (2, 2)", "--width_multiplier"):  # fmt: skip
+        assert part in message
+    assert "good" not in message
+    assert held["good"].numpy() == 1.0
+
+
+def test_a_long_list_of_mismatches_is_cut_short():
+    held = variables(**{f"v{i:02}": [0.0] for i in range(33)})
+    with pytest.raises(UserError, match=r"got 33 that do not") as caught:
+        restore(held, {}, "file")
+    assert str(caught.value).count("- missing") == 20
+    assert "... 13 more" in str(caught.value)
+
+
+def test_arrays_beyond_those_asked_for_are_left_aside():
+    held = variables(a=0.0)
+    restore(held, {"a": np.float32(5.0), "b": np.zeros(3)}, "file")
+    assert held["a"].numpy() == 5.0
+
+
+# --- The run folder
+# ---------------------------------------------------------------------------------
+
+
+def begin(path, *, resume=False, overwrite=False):
+    folder = RunFolder(path)
+    folder.begin(resume=resume, overwrite=overwrite, flag="pretrain_save_path")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run that has begun, with a file of the user's own."""
+    folder = begin(tmp_path / "logs" / "run")
+    folder.checkpoints.save(variables(a=1.0), step=7)
+    folder.add_row({"epoch": 1, "step": 7, "loss": 2.5})
+    folder.write_config("seed: 0\n")
+    (folder.plots / "loss.png").write_text("x")
+    (folder.path / "notes.txt").write_text("mine")
+    (folder.path / "images").mkdir()
+    (folder.path / "images" / "cat.png").write_text("mine")
+    return folder
+
+
+def test_a_new_run_makes_its_folder(tmp_path):
+    folder = begin(tmp_path / "a" / "b")
+    assert names(folder.path) == ["plots"]
+
+
+def test_a_folder_with_other_files_is_no_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    begin(tmp_path)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_is_not_overwritten_unasked(run, finished):
+    if finished:
+        run.write_results({"loss": 1.0})
+    state = "a finished" if finished else "an unfinished"
+    with pytest.raises(
+        UserError, match=rf"got {state} one.*--resume.*--overwrite.*--pretrain_save_path"
+    ):
+        begin(run.path)
+    assert run.checkpoints.newest() is not None
+
+
+def test_a_finished_run_without_checkpoints_is_not_overwritten_either(tmp_path):
+    RunFolder(tmp_path).write_results({"accuracy": 1.0})
+    with pytest.raises(UserError, match="finished"):
+        begin(tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == {"accuracy": 1.0}
+
+
+def test_overwriting_removes_the_run_and_nothing_else(run):
+    run.write_results({"loss": 1.0})
+    begin(run.path, overwrite=True)
+    assert names(run.path) == ["images", "notes.txt", "plots"]
+    assert names(run.path / "images") == ["cat.png"]
+    assert names(run.plots) == []
+
+
+def test_resuming_keeps_everything(run):
+    before = names(run.path)
+    again = begin(run.path, resume=True)
+    assert names(run.path) == before
+    assert step_of(again.checkpoints.newest()) == 7
+
+
+def test_resuming_needs_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint there.*--resume.*--pretrain_save_path"):
+        begin(tmp_path, resume=True)
+
+
+def test_the_journal_is_read_back_up_to_the_checkpoint(run):
+    run.add_row({"epoch": 2, "step": 14, "loss": 2.0, "knn_accuracy": 0.5})
+    run.add_row({"epoch": 3, "step": 21, "loss": 1.5})
+    again = RunFolder(run.path)
+    again.resume_rows(14)
+    again.add_row({"epoch": 3, "step": 21, "loss": 1.25})
+    assert [row["loss"] for row in again.rows] == [2.5, 2.0, 1.25]
+    lines = (run.path / "metrics.csv").read_text().splitlines()
+    assert lines[0] == "epoch,step,loss,knn_accuracy"
+    assert lines[1:] == ["1,7,2.5,", "2,14,2.0,0.5", "3,21,1.25,"]
+    assert not list(run.path.glob("*.partial"))
+
+
+def test_numbers_of_the_journal_survive_reading(run):
+    row = {
+        "epoch": 2,
+        "step": 14,
+        "tiny": 1.5e-07,
+        "huge": 1e22,
+        "whole": 3.0,
+        "none": float("nan"),
+    }
+    run.add_row(row)
+    again = RunFolder(run.path)
+    again.resume_rows(14)
+    assert again.rows[1].pop("none") != again.rows[1]["tiny"]  # nan differs from all
+    row.pop("none")
+    assert {k: again.rows[1][k] for k in row} == row
+    assert isinstance(again.rows[1]["whole"], float)
+    assert isinstance(again.rows[1]["step"], int)
+
+
+def test_results_are_written_whole(run):
+    run.write_results({"loss": 1.0, "task": "pretrain"})
+    assert json.loads((run.path / "results.json").read_text()) == {"loss": 1.0, "task": "pretrain"}
+    assert not list(run.path.glob("*.partial"))

@@ -1,0 +1,267 @@
+"""`SimCLR` in `fit`: it learns, and its step is the same plain, cached, compiled and in 16 bits."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny import norms, policy, tiny_encoder, tiny_simclr, tiny_views
+
+from simclr_tf.losses import NTXent
+from simclr_tf.models import ProjectionHead, resnet
+from simclr_tf.optimizers import make_optimizer
+from simclr_tf.training.gradient_caching import cached_gradients
+from simclr_tf.training.simclr import SimCLR
+
+COUNT = 8  # images in a batch
+
+
+class CountingNTXent(NTXent):
+    """Counts how often Python runs it: once a trace."""
+
+    calls = 0
+
+    def __call__(self, z, gather=None):
+        self.calls += 1
+        return super().__call__(z, gather)
+
+
+def batches(views, steps=1):
+    """The same batch, `steps` times, with static shapes."""
+    return tf.data.Dataset.from_tensors(views).repeat(steps)
+
+
+def all_norms(model):
+    return norms([*model.encoder.layers, *model.head.stack.layers])
+
+
+def compiled(*, rate=0.1, temperature=0.5, microbatch_size=0, optimizer=None, **arguments):
+    model = tiny_simclr(microbatch_size=microbatch_size)
+    model.compile(optimizer or keras.optimizers.SGD(rate), CountingNTXent(temperature), **arguments)
+    return model
+
+
+def weights_after(model, views, steps=1):
+    model.fit(batches(views, steps), verbose=0)
+    return [v.numpy() for v in model.variables]
+
+
+@pytest.fixture(scope="module")
+def views():
+    return tiny_views(COUNT)
+
+
+# --- fit
+# --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["float32", "mixed_bfloat16", "mixed_float16"])
+def test_training_lowers_the_loss_of_a_fixed_set(views, name):
+    with policy(name):
+        model = compiled(temperature=0.2)
+        history = model.fit(batches(views, 10), epochs=5, verbose=0).history
+    assert set(history) == {"loss", "contrastive_accuracy"}
+    assert history["loss"][-1] < history["loss"][0] - 0.2
+    assert history["contrastive_accuracy"][-1] >= history["contrastive_accuracy"][0]
+    assert np.isfinite(history["loss"]).all()
+
+
+def test_a_real_encoder_learns_with_lars(views):
+    keras.utils.set_random_seed(0)
+    model = SimCLR(resnet(18, stem="small", width_multiplier=0.125), ProjectionHead(8, layers=3))
+    optimizer = make_optimizer(
+        "lars", learning_rate=1.0, weight_decay=1e-4, variables=model.trainable_variables
+    )
+    loss = NTXent(0.2)
+    model.compile(optimizer, loss)
+    history = model.fit(batches(views, 10), epochs=4, verbose=0).history["loss"]
+    assert history[-1] < 0.7 * loss.start(COUNT)
+
+
+def test_training_traces_once_over_epochs_and_validation_once(views):
+    model = compiled()
+    counts = []
+
+    class Count(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            counts.append(model.contrastive_loss.calls)
+            assert {"loss", "val_loss", "val_contrastive_accuracy"} <= set(logs)
+
+    model.fit(
+        batches(views, 3), validation_data=batches(views), epochs=3, verbose=0, callbacks=[Count()]
+    )
+    model.fit(batches(views, 3), verbose=0)
+    assert counts[0] == counts[-1] == model.contrastive_loss.calls
+
+
+def test_the_step_makes_the_loss_and_gradient_of_the_joint_batch(views):
+    model = compiled(rate=0.5)
+    before = [v.numpy() for v in model.trainable_variables]
+    twin = tiny_simclr()
+    with tf.GradientTape() as tape:
+        contrast = NTXent(0.5)(twin(tf.concat(views, axis=0), training=True))
+    gradients = tape.gradient(contrast.loss, [v.value for v in twin.trainable_variables])
+    logs = model.fit(batches(views), verbose=0).history
+    np.testing.assert_allclose(logs["loss"][0], contrast.loss, rtol=1e-5)
+    np.testing.assert_allclose(logs["contrastive_accuracy"][0], contrast.accuracy)
+    for variable, value, gradient in zip(model.trainable_variables, before, gradients, strict=True):
+        np.testing.assert_allclose(variable.numpy(), value - 0.5 * gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_changes_no_weight_and_uses_the_running_statistics(views):
+    model = compiled()
+    model.fit(batches(views, 3), verbose=0)
+    before = [v.numpy() for v in (*model.weights, *model.optimizer.variables)]
+    logs = model.evaluate(batches(views, 2), verbose=0, return_dict=True)
+    for variable, value in zip((*model.weights, *model.optimizer.variables), before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    z = model(tf.concat(views, axis=0), training=False)
+    np.testing.assert_allclose(logs["loss"], NTXent(0.5)(z).loss, rtol=1e-5)
+
+
+def test_same_start_same_weights(views):
+    first, second = (weights_after(compiled(), views, 3) for _ in range(2))
+    for ours, theirs in zip(first, second, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("microbatch_size", [0, 4])
+def test_compiled_by_xla_it_makes_the_same_step(views, microbatch_size):
+    plain, xla = (
+        weights_after(compiled(microbatch_size=microbatch_size, jit_compile=jit), views, 2)
+        for jit in (False, True)
+    )
+    for ours, theirs in zip(xla, plain, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+# --- Gradient caching
+# -------------------------------------------------------------------------------
+
+
+def freeze_norms(model, views):
+    """Norms with statistics of their own that no step moves."""
+    for _ in range(3):
+        model(tf.concat(views, axis=0), training=True)
+    for norm in all_norms(model):
+        norm.trainable = False
+
+
+@pytest.mark.parametrize("microbatch_size", [1, 2, 4])
+def test_cached_gradients_are_those_of_the_whole_batch(views, microbatch_size):
+    model = compiled(run_eagerly=True)
+    freeze_norms(model, views)
+    before = [v.numpy() for v in model.variables]
+    with tf.GradientTape() as tape:
+        plain = model.contrastive_loss(model(tf.concat(views, axis=0), training=True))
+    expected = tape.gradient(plain.loss, [v.value for v in model.trainable_variables])
+    tensors = tuple(tf.constant(view) for view in views)
+    contrast, gradients = cached_gradients(model, tensors, microbatch_size)
+
+    np.testing.assert_allclose(contrast, plain, rtol=1e-5)
+    assert max(np.abs(g).max() for g in expected) > 1e-2
+    for ours, theirs in zip(gradients, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def test_cached_training_is_plain_training_where_norms_are_frozen(views):
+    after = []
+    for microbatch_size in (0, 2):
+        model = tiny_simclr(microbatch_size=microbatch_size)
+        freeze_norms(model, views)
+        model.compile(keras.optimizers.SGD(0.1), NTXent(0.5))
+        after.append(weights_after(model, views, 3))
+    for ours, theirs in zip(*after, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_running_statistics_move_once_by_the_mean_over_microbatches(views):
+    size = 2
+    cached, twin = compiled(rate=0.0, microbatch_size=size), tiny_simclr()
+    weights_after(cached, views)
+    start = twin.get_weights()
+    moved = []
+    for first in range(0, COUNT, size):
+        twin.set_weights(start)
+        part = [view[first : first + size] for view in views]
+        twin(tf.concat(part, axis=0), training=True)
+        moved.append([v.numpy() for v in twin.non_trainable_weights])
+    for variable, *values in zip(cached.non_trainable_weights, *moved, strict=True):
+        np.testing.assert_allclose(variable.numpy(), np.mean(values, axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_microbatch_as_large_as_the_batch_is_the_plain_step(views):
+    plain, whole = (weights_after(compiled(microbatch_size=m), views) for m in (0, COUNT))
+    for ours, theirs in zip(whole, plain, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_microbatch_must_divide_the_batch(views):
+    model = compiled(run_eagerly=True)
+    with pytest.raises(ValueError, match="divides the batch of 8, got 3"):
+        cached_gradients(model, tuple(map(tf.constant, views)), 3)
+
+
+# --- float16
+# ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("microbatch_size", [0, 4])
+def test_float16_scales_the_loss_and_takes_the_same_step(views, microbatch_size):
+    exact = compiled(microbatch_size=microbatch_size)
+    before = exact.get_weights()
+    exact_after = weights_after(exact, views)
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.1), initial_scale=128.0)
+    with policy("mixed_float16"):
+        model = compiled(microbatch_size=microbatch_size, optimizer=scaled)
+        after = weights_after(model, views)
+    assert int(model.optimizer.iterations) == 1
+    moved = 0.0
+    for ours, theirs, start in zip(after, exact_after, before, strict=False):
+        step = np.abs(theirs - start).max()
+        np.testing.assert_allclose(ours, theirs, atol=0.05 * step + 2e-3)
+        moved = max(moved, step)
+    assert moved > 0.01
+
+
+def test_float16_leaves_out_a_step_that_overflows(views):
+    with policy("mixed_float16"):
+        model = compiled()
+        assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        model.optimizer.dynamic_scale.assign(2.0**120)
+        before = [v.numpy() for v in model.trainable_variables]
+        model.fit(batches(views), verbose=0)
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+    assert float(model.optimizer.dynamic_scale) < 2.0**120
+
+
+# --- Configuration
+# ----------------------------------------------------------------------------------
+
+
+def test_config_round_trip(views):
+    model = tiny_simclr(microbatch_size=2, name="pair")
+    again = SimCLR.from_config(model.get_config())
+    assert (again.name, again.microbatch_size, again.head.width) == ("pair", 2, 5)
+    assert [v.path for v in again.weights] == [v.path for v in model.weights]
+    again.set_weights(model.get_weights())
+    images = tf.concat(views, axis=0)
+    np.testing.assert_array_equal(again(images), model(images))
+
+
+def test_model_survives_a_file(views, tmp_path):
+    model = tiny_simclr()
+    images = tf.concat(views, axis=0)
+    model(images, training=True)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again(images), model(images))
+
+
+def test_weights_exist_before_the_first_call():
+    model = SimCLR(tiny_encoder(), ProjectionHead(5))
+    assert len(model.trainable_variables) == 3 + 5  # conv, gamma, beta; 2 kernels, 2 gammas, beta
