@@ -98,7 +98,8 @@ def feature_spread(features: np.ndarray) -> float:
         features: float [M, D].
     """
     unit = _unit_rows(features)
-    return float(unit.std(axis=0).mean() * np.sqrt(unit.shape[1]))
+    # float32 sums over many rows would leave a spread of 3e-5 to a cloud that has none.
+    return float(unit.std(axis=0, dtype=np.float64).mean() * np.sqrt(unit.shape[1]))
 
 
 def alignment(first: np.ndarray, second: np.ndarray, *, alpha: float = 2.0) -> float:

@@ -76,7 +76,8 @@ def plot_curves(
         axes.axhline(value, color=MUTED, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
         axes.annotate(
             f"{name} {value:.2f}", (1, value), xycoords=("axes fraction", "data"),
-            xytext=(-2, 3), textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
+            xytext=(-2, 5), textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )  # fmt: skip
     _dress(figure, axes, title, x_label=x_label)
     axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
@@ -112,7 +113,7 @@ def plot_confusion_matrix(
         image, ax=axes, shrink=0.8, format=lambda value, _: f"{100 * value:.0f} %"
     )
     bar.outline.set_visible(False)
-    bar.ax.tick_params(length=0, colors=MUTED)
+    bar.ax.tick_params(length=0, colors=MUTED, labelsize=9)
     if count <= MAX_CELLS_WRITTEN:
         for (row, column), cell in np.ndenumerate(matrix):
             colour = "white" if share[row, column] > 0.55 else INK if cell else GRID
@@ -160,7 +161,7 @@ def plot_bars(
         )  # fmt: skip
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.18 * np.max(values + reach))
+    axes.set_xlim(0, 1.18 * np.max(values + reach) or 1.0)
     _dress(figure, axes, title, grid=False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)

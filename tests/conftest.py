@@ -1,4 +1,4 @@
-"""Set up before TensorFlow starts: quiet, two logical CPUs, no traces of one test in another."""
+"""Set up before TensorFlow starts: quiet, and no traces of one test in another."""
 
 from __future__ import annotations
 

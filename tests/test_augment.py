@@ -31,14 +31,14 @@ COUNT = 4_096  # draws in a statistical test
 SIZE = (16, 16)
 EVERYTHING = Recipe(blur=True, noise=True, rotate=True, cutout=True)
 NOTHING = Recipe(**dict.fromkeys(OPERATIONS, False))
-PROBABILITY = {"jitter": "jitter_prob", "colordrop": "color_prob"}  # the others: NAME_prob
+NAMES = ("flip", "jitter", "color", "blur", "noise", "rotate", "cutout")  # of probabilities
 
 
 def only(operation, prob=1.0):
     recipe = dataclasses.replace(NOTHING, **{operation: True})
     if operation == "crop":
         return recipe
-    return dataclasses.replace(recipe, **{PROBABILITY.get(operation, f"{operation}_prob"): prob})
+    return dataclasses.replace(recipe, **{f"{operation.replace('colordrop', 'color')}_prob": prob})
 
 
 def drawn(recipe, count=COUNT, *, seed=0, step=0, size=SIZE, **arguments):
@@ -68,8 +68,7 @@ def images(pixels):
     return tf.constant(pixels[:, :, :13] / 255.0, tf.float32)
 
 
-# --- Each operation against its reference
-# -----------------------------------------------------------
+# --- Each operation against its reference ---
 
 WINDOWS = {
     "whole": (0, 0, 1, 1, 0),
@@ -205,8 +204,7 @@ def test_cutout_grays_exactly_the_square(images):
     np.testing.assert_array_equal(cutout(images[:2], squares), expected)
 
 
-# --- Whole recipes
-# ----------------------------------------------------------------------------------
+# --- Whole recipes ---
 
 
 def test_identity_parameters_change_nothing(images):
@@ -323,8 +321,7 @@ def test_two_views_of_an_image_differ(pixels):
     assert apart.min() > 0.02
 
 
-# --- Draws
-# ------------------------------------------------------------------------------------------
+# --- Draws ---
 
 
 def flags(recipe, draw):
@@ -372,8 +369,7 @@ def check_uniform(values, low, high):
 
 @pytest.mark.parametrize("prob", [0.0, 0.2, 0.5, 0.9, 1.0])
 def test_an_operation_is_applied_as_often_as_its_probability_says(prob):
-    names = ("flip", "jitter", "color", "blur", "noise", "rotate", "cutout")
-    recipe = dataclasses.replace(EVERYTHING, **{f"{name}_prob": prob for name in names})
+    recipe = dataclasses.replace(EVERYTHING, **{f"{name}_prob": prob for name in NAMES})
     deviation = np.sqrt(prob * (1 - prob) / COUNT)
     for name, applied in flags(recipe, drawn(recipe)).items():
         assert abs(applied.mean() - prob) <= 4 * deviation, name
@@ -395,8 +391,7 @@ def test_the_two_views_are_drawn_independently():
 
 
 def test_factors_vary_within_a_batch_over_their_whole_range():
-    names = ("jitter", "color", "blur", "noise", "rotate", "cutout")
-    always = dataclasses.replace(EVERYTHING, **{f"{name}_prob": 1.0 for name in names})
+    always = dataclasses.replace(EVERYTHING, **{f"{name}_prob": 1.0 for name in NAMES})
     draw = drawn(always)
     check_ranges(draw, always)
     for factor in (draw.colour.brightness, draw.colour.contrast, draw.colour.saturation):
@@ -407,6 +402,19 @@ def test_factors_vary_within_a_batch_over_their_whole_range():
     check_uniform(draw.noise.stddev, 0.0, 0.1)
     together = np.stack([draw.colour.brightness, draw.colour.contrast, draw.colour.hue])
     assert np.abs(np.corrcoef(together) - np.eye(3)).max() < 4.5 / np.sqrt(COUNT)
+
+
+def test_how_strong_an_operation_is_does_not_depend_on_how_often_it_is_applied():
+    rare = dataclasses.replace(EVERYTHING, **{f"{name}_prob": 0.3 for name in NAMES})
+    draw = drawn(rare)
+    applied = flags(rare, draw)
+    check_uniform(draw.degrees[applied["rotate"]], -30.0, 30.0)
+    check_uniform(draw.sigma[applied["blur"]], 0.1, 2.0)
+    check_uniform(draw.noise.stddev[applied["noise"]], 0.0, 0.1)
+    check_uniform(draw.colour.saturation[applied["jitter"]], 0.6, 1.4)
+    check_uniform(draw.colour.hue[applied["jitter"]], -0.1, 0.1)
+    huge = drawn(rare, size=(1_000_000, 1_000_000)).squares  # sides are whole pixels
+    check_uniform(huge.side[applied["cutout"]], 1e5, 5e5)
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.25, 1.0, 2.0])
@@ -509,17 +517,15 @@ def test_draws_do_not_touch_the_global_generator():
     np.testing.assert_array_equal(tf.random.uniform([4]), first)
 
 
-# --- Recipe
-# -----------------------------------------------------------------------------------------
+# --- Recipe ---
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [(f"{name}_prob", value) for name in ("flip", "jitter", "color", "blur", "noise", "rotate", "cutout")
-     for value in (-0.1, 1.1)]
-    + [("crop_area_min", 0.0), ("crop_area_min", 1.5), ("strength", -1.0), ("max_rotation", -1.0),
-       ("max_rotation", 181.0)],
-)  # fmt: skip
+    [(f"{name}_prob", value) for name in NAMES for value in (-0.1, 1.1)]
+    + [("crop_area_min", 0.0), ("crop_area_min", 1.5), ("strength", -1.0)]
+    + [("max_rotation", -1.0), ("max_rotation", 181.0)],
+)
 def test_a_wrong_number_names_its_flag(field, value):
     with pytest.raises(UserError, match=rf"Expected --{field} .*got {value}"):
         Recipe(**{field: value})

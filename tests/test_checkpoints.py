@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tiny import tiny_simclr, tiny_views
+from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.errors import UserError
 from simclr_tf.losses import NTXent
@@ -56,8 +56,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-# --- Files
-# ------------------------------------------------------------------------------------------
+# --- Files ---
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -168,8 +167,18 @@ def test_a_damaged_file_is_the_users_mistake(tmp_path, damage):
         read_arrays(path)
 
 
-# --- Names and restoring
-# ----------------------------------------------------------------------------
+def test_the_loss_scale_and_the_scaled_optimizers_state_are_saved_too():
+    with policy("mixed_float16"):
+        model, state = trained(1)
+    held = {v.path.rsplit("/", 1)[-1] for v in model.optimizer.variables}
+    assert {"dynamic_scale", "step_counter", "iteration"} <= held
+    velocities = model.optimizer.inner_optimizer.velocities
+    assert len(velocities) == len(model.trainable_variables)
+    kept = {id(v) for v in state.values()}
+    assert all(id(v) in kept for v in velocities)
+
+
+# --- Names and restoring ---
 
 
 def test_names_are_paths_and_positions():
@@ -214,8 +223,7 @@ def test_arrays_beyond_those_asked_for_are_left_aside():
     assert held["a"].numpy() == 5.0
 
 
-# --- The run folder
-# ---------------------------------------------------------------------------------
+# --- The run folder ---
 
 
 def begin(path, *, resume=False, overwrite=False):

@@ -68,7 +68,7 @@ def test_every_setting_has_a_meaning_and_a_valid_default():
 
 def test_every_recipe_field_is_a_setting_with_the_same_default():
     assert Config().recipe() == Recipe()
-    assert Config.resolve(strength=0.25, blur=True).recipe() == Recipe(strength=0.25, blur=True)
+    assert Config(strength=0.25, blur=True).recipe() == Recipe(strength=0.25, blur=True)
 
 
 @pytest.mark.parametrize("name", SWITCHES)

@@ -42,8 +42,7 @@ def images():
     return np.random.default_rng(0).uniform(size=(4, 17, 22, 3)).astype(np.float32)
 
 
-# --- Encoders
-# ---------------------------------------------------------------------------------------
+# --- Encoders ---
 
 
 def test_the_table_holds_every_encoder():
@@ -90,6 +89,20 @@ def test_stages_and_strides_for_any_image_size(depth, stem):
 def test_the_smallest_images_go_through(stem, side):
     model = resnet(18, stem=stem, width_multiplier=SMALL)
     assert np.isfinite(model(np.ones((2, side, side, 3), np.float32))).all()
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize(("stem", "stage"), [("small", "stage2"), ("imagenet", "stage1")])
+def test_a_larger_image_does_not_shift_what_is_seen(stem, stage, depthwise):
+    # "same" padding with a stride begins at another pixel for odd sides than for even ones.
+    model = resnet(18, stem=stem, width_multiplier=SMALL, depthwise=depthwise)
+    for norm in norms(model.layers):
+        norm.gamma.assign(tf.ones_like(norm.gamma.value))  # let the residual branches speak
+    seen = keras.Model(model.input, model.get_layer(stage).output)
+    image = np.random.default_rng(0).uniform(size=(1, 61, 61, 3)).astype(np.float32)
+    corners = [seen(image[:, :side, :side])[:, :3, :3] for side in (60, 61)]
+    assert np.max(corners[0]) > 0.0
+    np.testing.assert_allclose(*corners, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +166,7 @@ def test_encoder_config_round_trip(encoder, images):
     np.testing.assert_array_equal(again(images), encoder(images))
 
 
-# --- Heads
-# ------------------------------------------------------------------------------------------
+# --- Heads ---
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3, 4])
@@ -222,8 +234,7 @@ def test_classifier_head(nonlinear):
     np.testing.assert_allclose(np.std(shifted, axis=0), 1.0, atol=1e-4)
 
 
-# --- BatchNormalization
-# -----------------------------------------------------------------------------
+# --- BatchNormalization ---
 
 
 def both_norms(shape, **arguments):
@@ -307,8 +318,7 @@ def test_norm_under_xla_agrees_with_eager():
     np.testing.assert_allclose(norm.moving_variance.numpy(), after, rtol=1e-5)
 
 
-# --- Statistics of whole models
-# ---------------------------------------------------------------------
+# --- Statistics of whole models ---
 
 
 def test_a_frozen_encoder_keeps_weights_and_statistics_through_fit(images):

@@ -28,8 +28,7 @@ def values(variables):
     return [variable.numpy() for variable in variables]
 
 
-# --- LARS
-# ------------------------------------------------------------------------------------------
+# --- LARS ---
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.01])
@@ -106,8 +105,7 @@ def test_exclusion_is_exactly_the_norms_and_the_biases(network):
     assert counts == [2 * 53, 2 * 3 - 1, 2]
 
 
-# --- The contract
-# -----------------------------------------------------------------------------------
+# --- The contract ---
 
 PEAK = {"lars": 1.5, "sgd": 0.05, "nesterov": 0.05}  # the others: 0.1
 

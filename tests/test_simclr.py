@@ -52,8 +52,7 @@ def views():
     return tiny_views(COUNT)
 
 
-# --- fit
-# --------------------------------------------------------------------------------------------
+# --- fit ---
 
 
 @pytest.mark.parametrize("name", ["float32", "mixed_bfloat16", "mixed_float16"])
@@ -136,8 +135,7 @@ def test_compiled_by_xla_it_makes_the_same_step(views, microbatch_size):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
-# --- Gradient caching
-# -------------------------------------------------------------------------------
+# --- Gradient caching ---
 
 
 def freeze_norms(model, views):
@@ -205,8 +203,7 @@ def test_a_microbatch_must_divide_the_batch(views):
         cached_gradients(model, tuple(map(tf.constant, views)), 3)
 
 
-# --- float16
-# ----------------------------------------------------------------------------------------
+# --- float16 ---
 
 
 @pytest.mark.parametrize("microbatch_size", [0, 4])
@@ -239,8 +236,7 @@ def test_float16_leaves_out_a_step_that_overflows(views):
     assert float(model.optimizer.dynamic_scale) < 2.0**120
 
 
-# --- Configuration
-# ----------------------------------------------------------------------------------
+# --- Configuration ---
 
 
 def test_config_round_trip(views):

@@ -11,7 +11,7 @@ _HOME = {
     "from_arrays": "sources",
     "hold_back": "sources",
     "stratified_split": "sources",
-    "load": "load",
+    "load": "loading",
     "make_shapes": "shapes",
     "read_image": "decode",
     "two_views": "pipeline",

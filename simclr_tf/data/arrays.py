@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import zipfile
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -46,7 +45,11 @@ def load_npz(path: str) -> Splits:
             f"Expected images in {path} under one of {', '.join(IMAGE_KEYS)}, got {found}. "
             "Rename the array."
         )
-    return Splits(train, _from_npz(arrays, TEST_IMAGE_KEYS, TEST_LABEL_KEYS, path, "test"))
+    test = _from_npz(arrays, TEST_IMAGE_KEYS, TEST_LABEL_KEYS, path, "test")
+    if test is None or train.labels is None or test.labels is None:
+        return Splits(train, test)
+    names = tuple(map(str, range(max(train.num_classes, test.num_classes))))
+    return Splits(*(dataclasses.replace(s, class_names=names) for s in (train, test)))
 
 
 def _from_npz(
@@ -102,7 +105,7 @@ def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def load_tfds(name: str, *, input_size: tuple[int, int]) -> Splits:
+def load_tfds(name: str, *, input_size: tuple[int, int], unlabelled: bool) -> Splits:
     """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
 
     Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has
@@ -111,6 +114,7 @@ def load_tfds(name: str, *, input_size: tuple[int, int]) -> Splits:
     Args:
         name: Such as "cifar10" or "oxford_flowers102".
         input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
+        unlabelled: Read the split `unlabelled` too, where there is one.
 
     Raises:
         UserError: There is no such set, it cannot be downloaded, or its images differ in size.
@@ -136,7 +140,7 @@ def load_tfds(name: str, *, input_size: tuple[int, int]) -> Splits:
     return Splits(
         read("train"),
         read(test) if test else None,
-        read("unlabelled") if "unlabelled" in splits else None,
+        read("unlabelled") if unlabelled and "unlabelled" in splits else None,
     )
 
 
@@ -150,6 +154,9 @@ def _prepared(tfds: Any, name: str) -> Any:
             "https://www.tensorflow.org/datasets/catalog lists them."
         ) from None
     if not builder.info.splits:
+        from tensorflow_datasets.core.download import downloader
+
+        downloader.MAX_RETRIES = 2  # 10 with growing waits take minutes to say: no network
         try:
             builder.download_and_prepare()
         # Whatever stops a download (network, disk, checksums) has the same remedy.
@@ -171,30 +178,36 @@ def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int])
         raise UserError(
             f"Expected a feature 'image' in {name}, got {', '.join(features)}. Choose another set."
         )
-    images: list[np.ndarray] = []
+    images = np.empty(0, np.uint8)
     labels: list[int] = []
-    for example in tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)):
+    count = builder.info.splits[split].num_examples
+    for i, example in enumerate(
+        tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    ):
         image = example["image"]
         image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-        images.append(image if input_size == (0, 0) else resize_to_fill(image, input_size))
-        labels.append(int(example.get("label", -1)))
-        if images[-1].shape != images[0].shape:
+        image = image if input_size == (0, 0) else resize_to_fill(image, input_size)
+        if not i:  # one array from the start: a list and its stack would hold the set twice
+            images = np.empty((count, *image.shape), np.uint8)
+        if image.shape != images.shape[1:]:
             raise UserError(
-                f"Expected images of one size in {name}, got {_sizes(images)}. Pass the size that "
-                "they are brought to, such as --input_size='96 96'."
+                f"Expected images of one size in {name}, got {_spell(images.shape[1:])} "
+                f"and {_spell(image.shape)}. Pass the size that they are brought to, such as "
+                "--input_size='96 96'."
             )
-    known = labels[0] >= 0  # unlabelled splits carry -1
+        images[i] = image
+        labels.append(int(example.get("label", -1)))
+    known = min(labels) >= 0  # unlabelled splits carry -1
     return Source(
         name,
-        np.stack(images),
+        images,
         np.array(labels, np.int32) if known else None,
         tuple(features["label"].names) if known and hasattr(features["label"], "names") else (),
     )
 
 
-def _sizes(images: Iterable[np.ndarray]) -> str:
-    shapes = sorted({image.shape[:2] for image in images})
-    return ", ".join(f"{h}x{w}" for h, w in shapes[:3])
+def _spell(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]}x{shape[1]}"
 
 
 def resized(source: Source, size: tuple[int, int]) -> Source:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -65,18 +65,19 @@ def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
     """Opens a file and returns `use(image)`, every failure turned into a UserError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of bombs up to twice its limit and refuses those beyond.
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return use(image)
+        with Image.open(path) as image:
+            # Pillow refuses twice its limit and warns below; a warning turned into an error would
+            # leak to the process, as filters are not kept per thread.
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Image.DecompressionBombError
+            return use(image)
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(
             f"Expected an image at {path}, got no such file. Correct the path."
         ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+    except Image.DecompressionBombError:
         raise UserError(
             f"Expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
             "Reduce it, or pass --skip_bad_images to leave it out."

@@ -154,7 +154,8 @@ def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:
 
 def _existing(list_path: Path, cell: str, where: str) -> str:
     path = list_path.parent / os.path.expanduser(cell)
-    if not path.is_file():
+    # pathlib lets the error for a name that is too long through; os.path does not.
+    if not os.path.isfile(path):
         raise UserError(
             f"{where}: expected an image file, got none at {path}. Correct the line; "
             f"relative paths are relative to {list_path.parent}."
@@ -196,14 +197,7 @@ def settle(
     one_size = sizes[0] if len(set(sizes)) == 1 else None
     target = input_size if input_size != (0, 0) else one_size
     if target is not None and _goes_into_memory(source, cache, target, target == one_size):
-        size = target
-
-        def decode(path: str) -> np.ndarray:
-            return resize_to_fill(read_image(path), size)
-
-        images = _each(decode, source.paths, "decoding")
-        source, images = _without_bad(source, images, skip_bad_images)
-        return dataclasses.replace(source, images=np.stack(images))
+        return _into_memory(source, target, skip_bad_images)
     if cache == "true":
         raise UserError(
             f"Expected images of one size in {source.name} for --cache=true, got several. Pass "
@@ -212,7 +206,20 @@ def settle(
     if skip_bad_images:
         shapes = _each(lambda path: read_image(path).shape, source.paths, "checking")
         source, _ = _without_bad(source, shapes, True)
-    return source
+    return dataclasses.replace(source, file_size=one_size)
+
+
+def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -> Source:
+    paths = source.paths
+    images = np.empty((len(paths), *size, 3), np.uint8)
+
+    def decode(index: int) -> int:
+        images[index] = resize_to_fill(read_image(paths[index]), size)
+        return index
+
+    decoded = _each(decode, range(len(paths)), "decoding")
+    source, good = _without_bad(source, decoded, skip_bad_images)
+    return dataclasses.replace(source, images=images if len(good) == len(images) else images[good])
 
 
 def _goes_into_memory(
@@ -239,26 +246,26 @@ def _free_memory() -> float:
         return 4e9
 
 
-def _each(read: Callable[[str], Any], paths: Sequence[str], what: str) -> list[Any]:
-    """Reads every file in threads, in order, with progress; a UserError stands for a bad one."""
+def _each(read: Callable[[Any], Any], items: Sequence[Any], what: str) -> list[Any]:
+    """Reads every item in threads, in order, with progress; a UserError stands for a bad one."""
 
-    def attempt(path: str) -> Any:
+    def attempt(item: Any) -> Any:
         try:
-            return read(path)
+            return read(item)
         except UserError as error:
             return error
 
     started = shown = time.monotonic()
     results: list[Any] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in pool.map(attempt, paths, chunksize=64):
+        for result in pool.map(attempt, items):
             results.append(result)
             now = time.monotonic()
             if now - shown > PROGRESS_AFTER_SECONDS:
                 shown = now
                 rate = len(results) / (now - started)
                 print(
-                    f"{what}: {len(results)} of {len(paths)}, {rate:,.0f}/s",
+                    f"{what}: {len(results)} of {len(items)}, {rate:,.0f}/s",
                     file=sys.stderr,
                     flush=True,
                 )

@@ -22,6 +22,7 @@ class Source:
         labels: int32 [M] in 0..K-1, or None.
         class_names: K names; empty where they are not known.
         paths: M file names; empty for sets that are no files.
+        file_size: (H, W) of the images where they are read from files and have one size.
         skipped: Images left out because they did not decode.
     """
 
@@ -30,6 +31,7 @@ class Source:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
+    file_size: tuple[int, int] | None = None
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -44,8 +46,8 @@ class Source:
 
     @property
     def image_size(self) -> tuple[int, int] | None:
-        """(height, width) in pixels, or None where images are read from files."""
-        return None if self.images is None else self.images.shape[1:3]
+        """(height, width) in pixels, or None where images differ."""
+        return self.file_size if self.images is None else self.images.shape[1:3]
 
     def read(self, index: int) -> np.ndarray:
         """Returns one image, uint8 [H, W, 3]; raises UserError where its file does not decode."""
@@ -104,6 +106,8 @@ def hold_back(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     """
     labels = np.zeros(len(source), np.int32) if source.labels is None else source.labels
     held, rest = stratified_split(labels, fraction, seed)
+    single = ~np.isin(labels[held], labels[rest])  # classes that training would lose
+    held, rest = held[~single], np.union1d(rest, held[single])
     if not len(held) or not len(rest):
         raise UserError(
             f"Expected images on both sides of --val_fraction={fraction}, got {len(source)} in "

@@ -1,5 +1,4 @@
-"""Weighted k-nearest-neighbour classification on frozen features (arXiv 1805.01978, section
-3.4)."""
+"""Weighted k-nearest-neighbour classification on features (arXiv 1805.01978, section 3.4)."""
 
 from __future__ import annotations
 

@@ -55,6 +55,7 @@ def run(config: Config) -> dict[str, Any]:
     if checkpoint is not None:
         config = assembly.adopt_encoder(config, checkpoint)
     config = assembly.with_stem(config, size)
+    run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, test)
     encoder = _prepare_encoder(config, checkpoint)
     plan = assembly.plan_steps(config, train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -48,6 +49,7 @@ def run(config: Config) -> dict[str, Any]:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
     config = assembly.with_stem(config, size)
+    run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, held_back, splits.test)
     plan = assembly.plan_steps(config, train)
 

@@ -14,7 +14,6 @@ from simclr_tf.errors import UserError
 
 SHAPES_SIZE = (32, 32)
 SHAPES_TRAIN, SHAPES_TEST = 4096, 1000
-TFDS_NAMES = ("cifar10", "cifar100", "stl10")  # data sets with a name of their own
 
 
 def load(
@@ -41,7 +40,7 @@ def load(
         seed: Of what is drawn.
         cache: "auto", "true" or "false": whether files are decoded into memory.
         skip_bad_images: Leave out files that do not decode.
-        need_labels: A set without labels is an error.
+        need_labels: A set without labels is an error, and no unlabelled split is read.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
 
     Raises:
@@ -57,7 +56,7 @@ def load(
             train_file_path, val_file_path, need_labels=need_labels, num_classes=num_classes
         )
     else:
-        splits = _load_named(dataset, input_size, seed)
+        splits = _load_named(dataset, input_size, seed, unlabelled=not need_labels)
 
     def ready(source: Source) -> Source:
         if source.images is None:
@@ -77,7 +76,9 @@ def load(
     return Splits(train, test, unlabelled)
 
 
-def _load_named(dataset: str, input_size: tuple[int, int], seed: int) -> Splits:
+def _load_named(
+    dataset: str, input_size: tuple[int, int], seed: int, *, unlabelled: bool
+) -> Splits:
     kind, _, rest = dataset.partition(":")
     if kind == "shapes":
         return _make_shapes(input_size if input_size != (0, 0) else SHAPES_SIZE, seed)
@@ -85,7 +86,8 @@ def _load_named(dataset: str, input_size: tuple[int, int], seed: int) -> Splits:
         return load_folder(str(Path(rest).expanduser()))
     if kind == "npz":
         return load_npz(str(Path(rest).expanduser()))
-    return load_tfds(rest if kind == "tfds" else dataset, input_size=input_size)
+    name = rest if kind == "tfds" else dataset
+    return load_tfds(name, input_size=input_size, unlabelled=unlabelled)
 
 
 def _make_shapes(size: tuple[int, int], seed: int) -> Splits:

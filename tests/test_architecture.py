@@ -1,0 +1,116 @@
+"""Imports only go down the floors; nothing is called "utils"; the light modules stay light."""
+
+from __future__ import annotations
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from setuptools import find_packages
+
+PACKAGE = pathlib.Path(__file__).parent.parent / "simclr_tf"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# A module imports its own area and the floors below it; on the pure floor, also its neighbours.
+PURE = {"augment", "losses", "metrics", "optimizers", "plots", "schedules", "seeds"}
+FLOORS = (
+    {"errors"},
+    PURE,
+    {"data", "models"},  # neither knows the other
+    {"evaluation"},
+    {"training"},
+    {"tasks"},
+    {"cli"},
+)
+# The settings stand beside the floors: what they may import, and who may import them.
+SETTINGS = {"config", "settings"}
+SETTINGS_MAY_IMPORT = SETTINGS | {"errors", "augment.recipe"}
+READERS = SETTINGS | {"tasks", "cli"}
+
+BANNED_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}
+
+
+def module_name(path):
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+def area_of(module):
+    """The file or folder right under the package that a dotted name without it belongs to."""
+    return module.split(".")[0]
+
+
+def imports_of(tree):
+    """The modules of the package that a file imports, without "simclr_tf."."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: expected an absolute import"
+            inner = node.module == "simclr_tf"
+            found |= {f"simclr_tf.{a.name}" for a in node.names} if inner else {node.module}
+    return {name.removeprefix("simclr_tf.") for name in found if name.startswith("simclr_tf.")}
+
+
+def may_import(importer, imported):
+    """Tells whether a module of the area `importer` may import the module `imported`."""
+    target = area_of(imported)
+    if importer in SETTINGS:
+        return imported in SETTINGS_MAY_IMPORT
+    if target in SETTINGS:
+        return importer in READERS
+    floor = {area: level for level, areas in enumerate(FLOORS) for area in areas}
+    if importer == target or {importer, target} <= PURE:
+        return True
+    return floor[target] < floor[importer]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_imports_go_down(path):
+    if path == PACKAGE / "__init__.py":
+        return  # the public names, all loaded on first use
+    importer = area_of(module_name(path).removeprefix("simclr_tf."))
+    wrong = {m for m in imports_of(ast.parse(path.read_text())) if not may_import(importer, m)}
+    assert not wrong, f"{path} imports {sorted(wrong)}, which its floor may not"
+
+
+@pytest.mark.parametrize(
+    ("importer", "imported", "allowed"),
+    [
+        ("tasks", "config", True),
+        ("training", "config", False),
+        ("training", "evaluation.knn", True),
+        ("evaluation", "training.fit", False),
+        ("data", "models.resnet", False),
+        ("models", "data.sources", False),
+        ("augment", "seeds", True),
+        ("losses", "models.layers", False),
+        ("config", "augment.recipe", True),
+        ("config", "augment.views", False),
+    ],
+)
+def test_the_rule_tells_up_from_down(importer, imported, allowed):
+    assert may_import(importer, imported) == allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_name_says_nothing(path):
+    definitions = (ast.FunctionDef, ast.ClassDef)
+    names = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, definitions)]
+    words = {word for name in [*names, path.stem, path.parent.name] for word in name.split("_")}
+    assert not words & BANNED_NAMES
+
+
+@pytest.mark.parametrize("module", ["simclr_tf", "simclr_tf.config", "simclr_tf.cli"])
+def test_the_light_modules_import_no_tensorflow(module):
+    script = f"import sys, {module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr
+
+
+def test_every_folder_of_modules_goes_into_the_wheel():
+    # A folder without __init__.py can be imported from a checkout, but is not packaged.
+    folders = {module_name(path.parent) for path in MODULES}
+    assert set(find_packages(str(PACKAGE.parent), include=["simclr_tf*"])) == folders

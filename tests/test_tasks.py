@@ -1,0 +1,383 @@
+"""The tasks from end to end, as the command line calls them: `main.main([...])`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from simclr_tf.training import callbacks
+from simclr_tf.training.checkpoints import Checkpoints, read_arrays
+
+CLASSES = ("blue", "green", "red")
+# As small as the contract allows: 4 channels, 16 pixels, 8 images a step.
+TINY = ["--width_multiplier=0.0625", "--zdim=8", "--batch_size=8", "--precision=float32"]
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of 3 classes of 12 JPEGs, 16 pixels each, class by colour."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for channel, name in enumerate(reversed(CLASSES)):
+        (root / name).mkdir()
+        for i in range(12):
+            image = rng.integers(0, 100, (16, 16, 3), np.uint8)
+            image[..., channel] += 120
+            Image.fromarray(image).save(root / name / f"{i:02d}.jpg", quality=95)
+    return root
+
+
+@pytest.fixture
+def lists(pictures, tmp_path) -> tuple[Path, Path]:
+    """Two list files, for training and validation, with labels."""
+    lines = [
+        f"{path},{label}"
+        for label, name in enumerate(CLASSES)
+        for path in sorted((pictures / name).iterdir())
+    ]
+    train, val = tmp_path / "train.txt", tmp_path / "val.txt"
+    train.write_text("# images\n" + "\n".join(lines[::2]) + "\n\n")
+    val.write_text("\n".join(lines[1::2]))
+    return train, val
+
+
+def pretrain(folder: Path, pictures: Path, *flags: str) -> int:
+    return main.main(
+        [
+            "--task=pretrain",
+            f"--dataset=folder:{pictures}",
+            f"--pretrain_save_path={folder}",
+            "--num_epochs=2",
+            *TINY,
+            *flags,
+        ]
+    )
+
+
+def classify(folder: Path, pretrained: Path, pictures: Path, *flags: str) -> int:
+    return main.main(
+        [
+            "--task=classification",
+            f"--dataset=folder:{pictures}",
+            f"--pretrain_save_path={pretrained}",
+            f"--finetune_save_path={folder}",
+            "--num_epochs=2",
+            "--batch_size=8",
+            "--precision=float32",
+            *flags,
+        ]
+    )
+
+
+def results_of(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def final_arrays(folder: Path) -> dict[str, np.ndarray]:
+    return read_arrays(Checkpoints(folder / "checkpoints").newest())
+
+
+def assert_same_weights(first: Path, second: Path) -> None:
+    one, other = final_arrays(first), final_arrays(second)
+    assert one.keys() == other.keys()
+    for name, array in one.items():
+        np.testing.assert_array_equal(array, other[name], err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def pretrained(pictures, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "pretrain"
+    assert pretrain(folder, pictures, "--val_fraction=0.25", "--eval_every_epochs=1") == 0
+    return folder
+
+
+def test_pretraining_leaves_what_the_contract_names(pretrained):
+    results = results_of(pretrained)
+    common = {"task", "config", "versions", "device", "seconds", "images_per_second"}
+    own = {
+        "loss",
+        "contrastive_accuracy",
+        "knn_accuracy",
+        "steps",
+        "epochs",
+        "peak_memory_bytes",
+        "baselines",
+        "val_loss",
+    }
+    assert common | own <= results.keys()
+    assert results["steps"] == 2 * (27 // 8)
+    assert results["epochs"] == 2
+    assert results["config"]["stem"] == "small"
+    for name in ("config.yaml", "metrics.csv", "tensorboard/train", "checkpoints"):
+        assert (pretrained / name).exists(), name
+    plots = {path.name for path in (pretrained / "plots").iterdir()}
+    assert plots == {"loss.png", "accuracy.png", "views.png"}
+    with open(pretrained / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert float(rows[-1]["loss"]) == pytest.approx(results["loss"], abs=1e-3)
+    assert rows[-1]["val_loss"]
+
+
+def test_a_frozen_classifier_takes_the_encoder_as_it_was_trained(pretrained, pictures, tmp_path):
+    assert classify(tmp_path, pretrained, pictures, "--freeze=True") == 0
+    results = results_of(tmp_path)
+    assert results["config"]["width_multiplier"] == 0.0625
+    assert "step-000000006" in results["initial_weights"]
+    assert results["num_train"] + results["num_test"] == 36
+    assert np.sum(results["confusion_matrix"]) == results["num_test"]
+    assert {"accuracy", "f1_macro"} <= results.keys()
+    features = 32  # 512 x 0.0625
+    assert results["trainable_parameters"] == features * 3 + 3
+    encoder = {n: a for n, a in final_arrays(pretrained).items() if n.startswith("encoder/")}
+    after = final_arrays(tmp_path)
+    for name, array in encoder.items():  # running statistics of BatchNorm included
+        np.testing.assert_array_equal(array, after[name], err_msg=name)
+
+
+def test_a_frozen_encoder_keeps_its_statistics_with_augmentation(pretrained, pictures, tmp_path):
+    assert classify(tmp_path, pretrained, pictures, "--freeze=True", "--flip=True") == 0
+    before, after = final_arrays(pretrained), final_arrays(tmp_path)
+    for name in (n for n in before if n.startswith("encoder/")):
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_fine_tuning_changes_the_encoder(pretrained, pictures, tmp_path):
+    assert classify(tmp_path, pretrained, pictures) == 0
+    name = "encoder/stem_conv/kernel"
+    assert not np.array_equal(final_arrays(pretrained)[name], final_arrays(tmp_path)[name])
+    assert results_of(tmp_path)["trainable_parameters"] > 1000
+    assert {p.name for p in (tmp_path / "plots").iterdir()} == {
+        "accuracy.png",
+        "confusion_matrix.png",
+        "loss.png",
+    }
+
+
+def test_a_share_of_the_labels_is_drawn_class_by_class(pretrained, pictures, tmp_path):
+    flags = ("--freeze=True", "--label_fraction=0.3", "--include_nonlinearity")
+    assert classify(tmp_path, pretrained, pictures, *flags) == 0
+    assert results_of(tmp_path)["num_train"] == 3 * round(0.3 * 11)
+
+
+def test_from_scratch(pretrained, pictures, tmp_path):
+    flags = ("--init_weights=none", "--width_multiplier=0.125")
+    assert classify(tmp_path, pretrained, pictures, *flags) == 0
+    results = results_of(tmp_path)
+    assert results["initial_weights"] == "random"
+    assert results["config"]["width_multiplier"] == 0.125
+
+
+def test_another_encoder_than_the_trained_one_is_an_error(pretrained, pictures, tmp_path, capsys):
+    assert classify(tmp_path, pretrained, pictures, "--model=34") == 2
+    assert "Expected --model=18" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("microbatch", [0, 4])
+def test_a_resumed_run_equals_one_that_was_not_stopped(pictures, tmp_path, microbatch):
+    flags = (f"--microbatch_size={microbatch}",)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert pretrain(whole, pictures, *flags) == 0
+    # 4 steps an epoch: the first part ends within the second epoch.
+    assert pretrain(parts, pictures, *flags, "--max_steps=5") == 0
+    assert results_of(parts)["steps"] == 5
+    assert pretrain(parts, pictures, *flags, "--resume") == 0
+    assert_same_weights(whole, parts)
+
+
+def test_a_resumed_classification_equals_one_that_was_not_stopped(pretrained, pictures, tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert classify(whole, pretrained, pictures) == 0
+    assert classify(parts, pretrained, pictures, "--max_steps=3") == 0
+    assert classify(parts, pretrained, pictures, "--resume") == 0
+    assert_same_weights(whole, parts)
+
+
+def test_ctrl_c_keeps_a_checkpoint_to_resume_from(pictures, tmp_path, monkeypatch, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert pretrain(whole, pictures) == 0
+
+    class Interrupt(callbacks.Progress):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.trained_steps == 3:
+                signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("simclr_tf.tasks.pretrain.Progress", Interrupt)
+        assert pretrain(parts, pictures) == 130
+    assert "--resume" in capsys.readouterr().err
+    assert [p.name for p in Checkpoints(parts / "checkpoints").files()] == [
+        "step-000000003.safetensors"
+    ]
+    assert not (parts / "results.json").exists()
+    assert pretrain(parts, pictures, "--resume") == 0
+    assert_same_weights(whole, parts)
+
+
+def test_a_run_is_not_overwritten_unasked(pretrained, pictures, capsys):
+    before = (pretrained / "results.json").read_bytes()
+    assert pretrain(pretrained, pictures) == 2
+    error = capsys.readouterr().err
+    assert "--overwrite" in error and "--resume" in error
+    assert (pretrained / "results.json").read_bytes() == before
+
+
+def test_a_run_is_not_resumed_with_other_settings(pretrained, pictures, capsys):
+    assert pretrain(pretrained, pictures, "--temperature=0.7", "--resume") == 2
+    assert "--temperature=0.7 (began with 0.1)" in capsys.readouterr().err
+
+
+def test_images_of_several_sizes_and_formats(tmp_path):
+    rng = np.random.default_rng(1)
+    root = tmp_path / "mixed"
+    root.mkdir()
+    for i, (height, width) in enumerate([(20, 30), (41, 17), (16, 16), (33, 64)] * 3):
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        extension = ("jpg", "png", "webp", "bmp", "gif")[i % 5]
+        Image.fromarray(pixels).save(root / f"{i}.{extension}")
+    run = tmp_path / "run"
+    assert pretrain(run, root, "--input_size=16 16", "--blur", "--rotate", "--cutout") == 0
+    assert "knn_accuracy" not in results_of(run)  # no labels
+    assert pretrain(tmp_path / "other", root) == 2  # no size to bring them to
+
+
+def test_the_lists_of_the_readme(lists, tmp_path):
+    train, val = lists
+    run = f"--pretrain_save_path={tmp_path / 'p'}"
+    size = "--input_size=24 24"
+    flags = [size, f"--train_file_path={train}", "--num_epochs=1", run]
+    assert main.main(["--task=pretrain", *flags, *TINY]) == 0
+    for name, more in {"with": [f"--val_file_path={val}"], "without": []}.items():
+        folder = tmp_path / name
+        command = ["--task=classification", "--num_classes=5", "--freeze=True", "--batch_size=8"]
+        assert main.main([*command, *flags, *more, f"--finetune_save_path={folder}"]) == 0
+        results = results_of(folder)
+        assert results["num_test"] == (18 if more else 3)
+        assert len(results["confusion_matrix"]) == 5
+
+
+def test_nothing_but_the_task_is_needed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["--task=pretrain", "--max_steps=2"]) == 0
+    assert results_of(tmp_path / "logs/pretrain")["config"]["dataset"] == "shapes"
+    assert main.main(["--task=classification", "--freeze=True", "--max_steps=3"]) == 0
+    assert results_of(tmp_path / "logs/finetune")["num_test"] == 1000
+
+
+def test_an_npz_file(tmp_path):
+    rng = np.random.default_rng(0)
+    file = tmp_path / "data.npz"
+    x, y = rng.integers(0, 256, (24, 16, 16), np.uint8), np.arange(24) % 3
+    np.savez(file, x_train=x, y_train=y, x_test=x[:6], y_test=y[:6])
+    flags = [f"--dataset=npz:{file}", "--num_epochs=1", *TINY]
+    assert main.main(["--task=pretrain", f"--pretrain_save_path={tmp_path / 'p'}", *flags]) == 0
+    assert 0 <= results_of(tmp_path / "p")["knn_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "nesterov", "adam", "adamw", "nadam", "lamb"])
+def test_every_optimizer_pretrains(pictures, tmp_path, optimizer):
+    flags = (f"--optimizer={optimizer}", "--learning_rate=0.01", "--max_steps=2")
+    assert pretrain(tmp_path, pictures, *flags) == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--precision=mixed_bfloat16",),
+        ("--precision=mixed_float16",),
+        ("--similarity=dot", "--temperature=1"),
+        ("--depthwise", "--stem=imagenet", "--projection_layers=3", "--projection_hidden=16"),
+        ("--no-crop", "--no-flip", "--no-jitter", "--no-colordrop"),
+        ("--noise", "--rotate", "--cutout", "--blur", "--crop_size=12 20"),
+        ("--cache=false",),
+        ("--lr_scaling=sqrt", "--warmup_epochs=0", "--save_every_epochs=2"),
+    ],
+    ids=" ".join,
+)
+def test_choices_pretrain(pictures, tmp_path, flags):
+    assert pretrain(tmp_path, pictures, "--max_steps=2", *flags) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [("--xla=true",), ("--model=34",), ("--model=50",)], ids=" ".join)
+def test_choices_that_take_long_to_compile(pictures, tmp_path, flags):
+    assert pretrain(tmp_path, pictures, "--max_steps=2", *flags) == 0
+
+
+def test_mistakes_have_one_clear_line(pictures, lists, tmp_path, capsys):
+    bad = tmp_path / "bad"
+    (bad / "a").mkdir(parents=True)
+    for i in range(9):
+        Image.new("RGB", (16, 16), (i, 0, 0)).save(bad / "a" / f"{i}.png")
+    (bad / "a" / "torn.png").write_bytes((bad / "a" / "8.png").read_bytes()[:50])
+    (tmp_path / "empty").mkdir()
+    train, _ = lists
+    no_label = tmp_path / "no_label.txt"
+    no_label.write_text(train.read_text().replace(",2", "", 1))
+    missing = tmp_path / "missing.txt"
+    missing.write_text("nowhere.jpg,0\n")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    run = f"--pretrain_save_path={tmp_path / 'p'}"
+    pre = ["--task=pretrain", run, *TINY]
+    cla = ["--task=classification", run, f"--finetune_save_path={tmp_path / 'f'}", "--batch_size=4"]
+    cases = {
+        "nothing.txt": [*pre, f"--train_file_path={tmp_path / 'nothing.txt'}"],
+        "missing.txt line 1": [*pre, f"--train_file_path={missing}"],
+        f"images (.jpg, .jpeg, .png, .bmp, .gif, .webp) in {tmp_path / 'empty'}": [
+            *pre,
+            f"--dataset=folder:{tmp_path / 'empty'}",
+        ],
+        "no_label.txt line 14": [*cla, f"--train_file_path={no_label}"],
+        "line 14: label 2 is outside 0..1 (--num_classes=2). Pass --num_classes=3": [
+            *cla,
+            "--num_classes=2",
+            f"--train_file_path={train}",
+        ],
+        "torn.png": [*pre, f"--dataset=folder:{bad}"],
+        "--batch_size=36 or less": [*pre[:-3], "--batch_size=99", f"--dataset=folder:{pictures}"],
+        "Did you mean --temperature": [*pre, "--temprature=1"],
+        str(blocked): [
+            "--task=pretrain",
+            f"--dataset=folder:{pictures}",
+            f"--pretrain_save_path={blocked}/run",
+        ],
+        "--init_weights": [*cla, f"--train_file_path={train}", "--init_weights=/nowhere"],
+        "this version": [*pre, f"--dataset=folder:{pictures}", "--strategy=mirrored"],
+        "Expected labels": [*cla, f"--dataset=folder:{pictures / 'red'}"],
+    }
+    for expected, command in cases.items():
+        code = main.main(command)
+        error = capsys.readouterr().err
+        assert code == 2, (expected, error)
+        assert expected in error, (expected, error)
+        assert "Traceback" not in error
+
+
+def test_bad_images_are_left_out_and_counted(tmp_path, capsys):
+    root = tmp_path / "some"
+    root.mkdir()
+    for i in range(10):
+        Image.new("RGB", (16, 16), (20 * i, 0, 0)).save(root / f"{i}.png")
+    (root / "bad.jpg").write_bytes(b"no image")
+    for cache in ("auto", "false"):
+        flags = ("--skip_bad_images", f"--cache={cache}", "--input_size=16", "--max_steps=1")
+        assert pretrain(tmp_path / cache, root, *flags) == 0
+        assert "10 images" in (out := capsys.readouterr().out)
+        assert "1 bad images left out" in out
+
+
+@pytest.mark.slow
+def test_pretraining_teaches_the_shapes(tmp_path):
+    """A few epochs lift the kNN accuracy well over that of the untrained encoder."""
+    run = f"--pretrain_save_path={tmp_path}"
+    assert main.main(["--task=pretrain", run, "--max_steps=80"]) == 0
+    results = results_of(tmp_path)
+    assert results["knn_accuracy"] > results["baselines"]["random_encoder"] + 0.1
