@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import keras
 import tensorflow as tf
 
@@ -23,8 +25,16 @@ class ProjectionHead(keras.layers.Layer):
         hidden: Width of the hidden layers; 0: that of the features.
     """
 
-    def __init__(self, width: int = 128, *, layers: int = 2, hidden: int = 0, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        width: int = 128,
+        *,
+        layers: int = 2,
+        hidden: int = 0,
+        name: str = "projection_head",  # one name always: checkpoints go by it
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(name=name, **kwargs)
         if layers < 1:
             raise ValueError(f"Expected at least 1 layer in the projection head, got {layers}.")
         self.width = width

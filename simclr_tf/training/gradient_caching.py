@@ -41,10 +41,10 @@ def cached_gradients(
         asks) with respect to `model.trainable_variables`.
     """
     batch_size = views[0].shape[0]
-    if batch_size % microbatch_size:
+    if batch_size is None or batch_size % microbatch_size:
         raise ValueError(
-            f"Expected a microbatch_size that divides the batch of {batch_size}, "
-            f"got {microbatch_size}."
+            f"Expected batches of a fixed size that microbatch_size={microbatch_size} divides, got "
+            f"{batch_size or 'an unknown size'}. Batch with drop_remainder=True."
         )
     count = batch_size // microbatch_size  # K
     parts = tf.concat([_split(view, count) for view in views], axis=1)  # [K, 2m, h, w, C]

@@ -59,9 +59,8 @@ class SimCLR(keras.Model):
         return [self.loss_tracker, self.accuracy_tracker]
 
     def train_step(self, data: Views) -> dict[str, tf.Tensor]:
-        microbatch = self.microbatch_size
-        if microbatch and microbatch < data[0].shape[0]:
-            contrast, gradients = cached_gradients(self, data, microbatch)
+        if self.microbatch_size and self.microbatch_size != data[0].shape[0]:
+            contrast, gradients = cached_gradients(self, data, self.microbatch_size)
         else:
             with tf.GradientTape() as tape:
                 contrast = self._contrast(data, training=True)
