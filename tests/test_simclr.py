@@ -199,7 +199,7 @@ def test_a_microbatch_as_large_as_the_batch_is_the_plain_step(views):
 
 def test_a_microbatch_must_divide_the_batch(views):
     model = compiled(run_eagerly=True)
-    with pytest.raises(ValueError, match="divides the batch of 8, got 3"):
+    with pytest.raises(ValueError, match="microbatch_size=3 divides, got 8"):
         cached_gradients(model, tuple(map(tf.constant, views)), 3)
 
 
