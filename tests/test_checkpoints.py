@@ -278,10 +278,20 @@ def test_a_finished_run_without_checkpoints_is_not_overwritten_either(tmp_path):
 
 def test_overwriting_removes_the_run_and_nothing_else(run):
     run.write_results({"loss": 1.0})
-    begin(run.path, overwrite=True)
+    before = names(run.path)
+    again = begin(run.path, overwrite=True)
+    assert names(run.path) == before  # a run that fails as it begins has cost nothing
+    again.clear()
     assert names(run.path) == ["images", "notes.txt", "plots"]
     assert names(run.path / "images") == ["cat.png"]
     assert names(run.plots) == []
+
+
+def test_a_folder_without_a_run_is_not_cleared(tmp_path):
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "mine.png").write_text("mine")
+    begin(tmp_path, overwrite=True).clear()
+    assert names(tmp_path / "plots") == ["mine.png"]
 
 
 def test_resuming_keeps_everything(run):

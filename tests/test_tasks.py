@@ -381,3 +381,13 @@ def test_pretraining_teaches_the_shapes(tmp_path):
     assert main.main(["--task=pretrain", run, "--max_steps=80"]) == 0
     results = results_of(tmp_path)
     assert results["knn_accuracy"] > results["baselines"]["random_encoder"] + 0.1
+
+
+def test_an_overwriting_run_that_cannot_begin_leaves_the_old_one(pictures, tmp_path):
+    assert pretrain(tmp_path, pictures, "--max_steps=1") == 0
+    before = final_arrays(tmp_path)
+    assert pretrain(tmp_path, Path("/nowhere"), "--overwrite") == 2
+    assert (tmp_path / "results.json").exists()
+    assert final_arrays(tmp_path).keys() == before.keys()
+    assert pretrain(tmp_path, pictures, "--max_steps=2", "--overwrite") == 0
+    assert results_of(tmp_path)["steps"] == 2

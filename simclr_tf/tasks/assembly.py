@@ -262,6 +262,8 @@ def begin_or_resume(
         first_row: Gives the journal's row of epoch 0, before training.
     """
     if not config.resume:
+        if config.overwrite:
+            folder.clear()
         # What is written must not, read back with --config, resume or overwrite by itself.
         folder.write_config(config.replace(resume=False, overwrite=False).to_yaml())
         row = first_row()

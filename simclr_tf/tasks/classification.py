@@ -203,7 +203,7 @@ def _report(
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
     matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
-    names = train.class_names or tuple(str(i) for i in range(len(matrix)))
+    names = train.class_names + tuple(map(str, range(len(train.class_names), len(matrix))))
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
     series = plots.series_of(run.folder.rows)
     for name, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy")):

@@ -35,11 +35,13 @@ class RunFolder:
         self.rows: list[Row] = []
 
     def begin(self, *, resume: bool, overwrite: bool, flag: str) -> None:
-        """Makes the folder ready: empty for a new run, as it is for one that is resumed.
+        """Makes the folder, where the run that is asked for may be written there.
+
+        Nothing is removed yet: a run that fails before its first step costs nobody the one before.
 
         Args:
             resume: Go on with the run that lies there.
-            overwrite: Remove what a run wrote there before.
+            overwrite: Replace the run that lies there.
             flag: Name of the flag that chose the folder, for the message.
 
         Raises:
@@ -58,12 +60,16 @@ class RunFolder:
                 f"Expected no run in {self.path}, got {state} one. Pass --resume to go on with "
                 f"it, --overwrite to replace it, or another folder with --{flag}."
             )
-        if overwrite:
-            for name in FOLDERS:
-                shutil.rmtree(self.path / name, ignore_errors=True)
-            for name in FILES:
-                (self.path / name).unlink(missing_ok=True)
-        self.path.mkdir(parents=True, exist_ok=True)
+        self.plots.mkdir(parents=True, exist_ok=True)
+
+    def clear(self) -> None:
+        """Removes what a run wrote here before, and nothing else."""
+        if not (self.path / "config.yaml").exists():
+            return
+        for name in FOLDERS:
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in FILES:
+            (self.path / name).unlink(missing_ok=True)
         self.plots.mkdir(exist_ok=True)
 
     def resume_rows(self, step: int) -> None:

@@ -1,0 +1,153 @@
+"""The library in a notebook: the README's snippet, and the pipeline's promises."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import simclr_tf as st
+from simclr_tf.data.pipeline import feature_batches, labelled_batches, plain_batches, two_views
+from simclr_tf.data.sources import Source, from_arrays
+from simclr_tf.errors import UserError
+
+SAME = st.augment.Recipe(crop=False, flip=False, jitter=False, colordrop=False, blur=False)
+
+
+def images_that_say_who_they_are(count: int) -> np.ndarray:
+    """Images whose every pixel is the image's own number."""
+    return np.broadcast_to(
+        np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 16, 16, 3)
+    ).copy()
+
+
+def test_the_snippet_of_the_readme(rng):
+    images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
+    labels = np.arange(24) % 3
+    views = st.data.two_views(images, batch_size=8, recipe=st.augment.Recipe(strength=0.5), seed=0)
+    model = st.SimCLR(
+        encoder=st.models.resnet(18, stem="small", width_multiplier=0.0625),
+        head=st.models.ProjectionHead(8),
+    )
+    model.compile(
+        optimizer=st.optimizers.LARS(1.0, weight_decay=1e-4),
+        loss=st.losses.NTXent(temperature=0.1),
+    )
+    both = st.data.from_arrays(images, labels)
+    monitor = st.callbacks.KNNMonitor(both, both, every_epochs=1)
+    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor]).history
+    assert len(history["loss"]) == 2
+    assert len(history["knn_accuracy"]) == 2
+    assert model.encoder.predict(images / 255.0, verbose=0).shape == (24, 32)
+
+
+def test_each_epoch_of_a_notebook_has_its_own_order_and_draws():
+    images = images_that_say_who_they_are(20)
+    views = two_views(images, batch_size=5, recipe=SAME, seed=0)
+    assert len(views) == 4
+    orders = [np.concatenate([a[:, 0, 0, 0] for a, _ in views]) for _ in range(3)]
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(np.rint(order * 255)), np.arange(20))
+    assert not np.array_equal(orders[0], orders[1])
+    assert not np.array_equal(orders[1], orders[2])
+
+
+def test_a_batch_is_a_function_of_seed_and_step(rng):
+    images = rng.integers(0, 256, (20, 16, 16, 3), np.uint8)
+
+    def batches(first: int, last: int, seed: int = 3) -> list[np.ndarray]:
+        views = two_views(
+            images,
+            batch_size=6,
+            recipe=st.augment.Recipe(),
+            seed=seed,
+            first_step=first,
+            last_step=last,
+        )
+        return [np.stack([a, b]) for a, b in views]
+
+    whole = batches(0, 8)
+    for step in (2, 5):
+        np.testing.assert_array_equal(batches(step, step + 1)[0], whole[step])
+    assert not np.array_equal(whole[0], batches(0, 1, seed=4)[0])
+    assert not np.array_equal(whole[0][0], whole[0][1])  # two views differ
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_rows_of_both_views_and_labels_stay_with_their_images(tmp_path, in_memory):
+    images = images_that_say_who_they_are(30)
+    source = from_arrays(images, np.arange(30))
+    if not in_memory:
+        from PIL import Image
+
+        paths = [tmp_path / f"{i:02d}.png" for i in range(30)]
+        for path, image in zip(paths, images, strict=True):
+            Image.fromarray(image).save(path)
+        source = Source("files", labels=source.labels, paths=tuple(map(str, paths)))
+    size = (16, 16)
+    seen = []
+    for views, labels in labelled_batches(
+        source, batch_size=7, recipe=SAME, seed=1, size=size, first_step=0, last_step=4
+    ):
+        np.testing.assert_array_equal(np.rint(views[:, 8, 8, 0] * 255), labels)
+        seen += labels.numpy().tolist()
+    assert len(set(seen)) == 28  # one epoch: no image twice
+    for first, second in two_views(
+        source, batch_size=7, recipe=SAME, seed=1, size=size, first_step=0, last_step=4
+    ):
+        np.testing.assert_array_equal(first, second)
+    plain = np.concatenate(list(plain_batches(source, batch_size=7, size=size)))
+    np.testing.assert_array_equal(np.rint(plain[:, 0, 0, 0] * 255), np.arange(30))
+
+
+def test_features_stay_with_their_labels():
+    features = np.arange(20, dtype=np.float32)[:, None]
+    batches = feature_batches(features, np.arange(20), batch_size=6, seed=0)
+    for x, y in batches(0, 6):
+        np.testing.assert_array_equal(x[:, 0], y)
+
+
+def test_files_and_memory_draw_crops_of_the_same_kind(tmp_path, rng):
+    """Mean and spread of the views agree, though their draws are not the same ones."""
+    from PIL import Image
+
+    images = rng.integers(0, 256, (40, 20, 30, 3), np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(40)]
+    for path, image in zip(paths, images, strict=True):
+        Image.fromarray(image).save(path)
+    recipe = st.augment.Recipe(jitter=False, colordrop=False)
+
+    def views(source: Source) -> np.ndarray:
+        made = two_views(
+            source,
+            batch_size=20,
+            recipe=recipe,
+            seed=0,
+            size=(16, 16),
+            first_step=0,
+            last_step=12,
+        )
+        return np.concatenate([np.concatenate(pair) for pair in made])
+
+    memory, files = views(from_arrays(images)), views(Source("files", paths=tuple(paths)))
+    assert memory.shape == files.shape
+    assert abs(memory.mean() - files.mean()) < 0.01
+    assert abs(memory.std() - files.std()) < 0.01
+
+
+def test_a_batch_larger_than_the_data_is_an_error():
+    with pytest.raises(UserError, match="--batch_size=5 or less"):
+        two_views(images_that_say_who_they_are(5), batch_size=6, recipe=SAME, seed=0)
+
+
+def test_images_are_taken_as_uint8_only():
+    with pytest.raises(UserError, match="uint8"):
+        two_views(np.zeros((4, 8, 8, 3), np.float32), batch_size=2, recipe=SAME, seed=0)
+
+
+def test_a_view_of_a_portrait_is_cut_about_its_centre():
+    image = np.zeros((1, 40, 20, 3), np.uint8)
+    image[:, 10:30] = 255
+    (plain,) = plain_batches(from_arrays(image), batch_size=1, size=(10, 10))
+    # The outermost rows look a little beyond the window, as antialiasing does.
+    assert float(tf.reduce_min(plain[:, 1:-1])) > 0.99
