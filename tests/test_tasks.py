@@ -210,7 +210,7 @@ def test_ctrl_c_keeps_a_checkpoint_to_resume_from(pictures, tmp_path, monkeypatc
                 signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr("simclr_tf.tasks.pretrain.Progress", Interrupt)
+        patch.setattr("simclr_tf.tasks.assembly.Progress", Interrupt)
         assert pretrain(parts, pictures) == 130
     assert "--resume" in capsys.readouterr().err
     assert [p.name for p in Checkpoints(parts / "checkpoints").files()] == [

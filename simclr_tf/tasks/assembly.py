@@ -23,6 +23,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
+from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import (
     Checkpoints,
     Variables,
@@ -32,6 +33,7 @@ from simclr_tf.training.checkpoints import (
     step_of,
 )
 from simclr_tf.training.execution import Execution, choose_execution
+from simclr_tf.training.fit import Batches, fit_steps
 from simclr_tf.training.run_folder import RunFolder
 
 ENCODER_SETTINGS = ("model", "width_multiplier", "depthwise", "stem")
@@ -277,6 +279,51 @@ def begin_or_resume(
     folder.resume_rows(step)
     print(f"resumed at step {step} from {newest}", flush=True)
     return step
+
+
+def train(
+    run: Run,
+    model: keras.Model,
+    batches: Batches,
+    *,
+    plan: Plan,
+    first_step: int,
+    variables: Variables,
+    callbacks: list[keras.callbacks.Callback],
+    **fit_arguments: Any,
+) -> float:
+    """Trains with progress, journal, TensorBoard and checkpoints; returns images per second.
+
+    Args:
+        run: The run, settings decided.
+        model: Compiled.
+        batches: (first, last) -> the batches of those steps.
+        plan: The run's steps.
+        first_step: The step to go on from.
+        variables: All that training changes, saved in checkpoints.
+        callbacks: The task's own; what they add to an epoch's logs is written down too.
+        **fit_arguments: Further arguments of `model.fit`.
+    """
+    config = run.config
+    progress = Progress(
+        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
+    )
+    save = SaveCheckpoints(
+        run.folder,
+        variables,
+        every_epochs=config.save_every_epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+    )
+    fit_steps(
+        model,
+        batches,
+        first_step=first_step,
+        last_step=plan.last_step,
+        steps_per_epoch=plan.steps_per_epoch,
+        callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
+        **fit_arguments,
+    )
+    return round(progress.images_per_second, 1)
 
 
 def no_test_set(config: Config, train: data.Source) -> UserError:

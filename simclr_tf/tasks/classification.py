@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -21,9 +22,7 @@ from simclr_tf.data.pipeline import (
 from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.tasks import assembly
-from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
-from simclr_tf.training.fit import fit_steps
 
 EVALUATION_BATCH_SIZE = 256
 
@@ -81,31 +80,18 @@ def run(config: Config) -> dict[str, Any]:
         **numbered_variables("optimizer", model.optimizer.variables),
     }
     step = assembly.begin_or_resume(config, run.folder, variables)
-    progress = Progress(
-        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
-    )
-    fit_steps(
+    rate = assembly.train(
+        run,
         model,
         problem.batches,
+        plan=plan,
         first_step=step,
-        last_step=plan.last_step,
-        steps_per_epoch=plan.steps_per_epoch,
-        callbacks=[
-            progress,
-            AccuracyLine(),
-            Journal(run.folder),
-            TensorBoardLog(run.folder),
-            SaveCheckpoints(
-                run.folder,
-                variables,
-                every_epochs=config.save_every_epochs,
-                steps_per_epoch=plan.steps_per_epoch,
-            ),
-        ],
+        variables=variables,
+        callbacks=[AccuracyLine()],
         validation_data=problem.test_batches,
         validation_freq=config.eval_every_epochs or config.num_epochs,
     )
-    return _report(run, problem, train, test, progress, checkpoint)
+    return _report(run, problem, train, test, rate, checkpoint)
 
 
 class AccuracyLine(keras.callbacks.Callback):
@@ -138,7 +124,7 @@ def _num_classes(config: Config, train: data.Source) -> int:
     return config.num_classes or train.num_classes
 
 
-def _prepare_encoder(config: Config, checkpoint: Any) -> keras.Model:
+def _prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
     encoder = assembly.build_encoder(config)
     if checkpoint is None:
         print("encoder: random weights (no pre-training run was given or found)", flush=True)
@@ -198,8 +184,8 @@ def _report(
     problem: Problem,
     train: data.Source,
     test: data.Source,
-    progress: Progress,
-    checkpoint: Any,
+    images_per_second: float,
+    checkpoint: pathlib.Path | None,
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
     matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
@@ -225,6 +211,6 @@ def _report(
         num_test=len(test),
         trainable_parameters=sum(int(np.prod(v.shape)) for v in problem.model.trainable_variables),
         initial_weights=str(checkpoint) if checkpoint else "random",
-        images_per_second=round(progress.images_per_second, 1),
+        images_per_second=images_per_second,
         peak_memory_bytes=assembly.peak_memory_bytes(),
     )

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from simclr_tf import data, plots
 from simclr_tf.config import Config
@@ -15,20 +18,13 @@ from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses import NTXent
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly
-from simclr_tf.training.callbacks import (
-    HealthLine,
-    Journal,
-    KNNMonitor,
-    Progress,
-    SaveCheckpoints,
-    TensorBoardLog,
-)
+from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.checkpoints import (
     Variables,
     named_variables,
     numbered_variables,
 )
-from simclr_tf.training.fit import fit_steps
+from simclr_tf.training.fit import Batches
 from simclr_tf.training.simclr import SimCLR
 
 PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
@@ -66,50 +62,29 @@ def run(config: Config) -> dict[str, Any]:
         first_row=lambda: _look_before_training(config, monitor, model.encoder),
     )
 
-    progress = Progress(
-        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
-    )
+    make_views = functools.partial(two_views, recipe=config.recipe(), seed=config.seed, size=size)
 
-    def batches(first: int, last: int) -> Any:
-        return two_views(
-            train,
-            batch_size=config.batch_size,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            first_step=first,
-            last_step=last,
-        )
+    def batches(first: int, last: int) -> tf.data.Dataset:
+        return make_views(train, batch_size=config.batch_size, first_step=first, last_step=last)
 
     _plot_views(run, train, batches)
-    fit_steps(
+    rate = assembly.train(
+        run,
         model,
         batches,
+        plan=plan,
         first_step=step,
-        last_step=plan.last_step,
-        steps_per_epoch=plan.steps_per_epoch,
-        callbacks=[
-            progress,
-            monitor,
-            HealthLine(loss=loss, batch_size=config.batch_size),
-            Journal(run.folder),
-            TensorBoardLog(run.folder),
-            SaveCheckpoints(
-                run.folder,
-                variables,
-                every_epochs=config.save_every_epochs,
-                steps_per_epoch=plan.steps_per_epoch,
-            ),
-        ],
-        **_validation(config, held_back, size),
+        variables=variables,
+        callbacks=[monitor, HealthLine(loss=loss, batch_size=config.batch_size)],
+        **_validation(config, held_back, make_views),
     )
-    results = _results(run, plan, monitor, model, progress)
+    results = _results(run, plan, monitor, model, rate)
     _plot_curves(run, loss, config.batch_size)
     return run.finish(**results)
 
 
 def _validation(
-    config: Config, held_back: data.Source | None, size: tuple[int, int]
+    config: Config, held_back: data.Source | None, make_views: Callable[..., tf.data.Dataset]
 ) -> dict[str, Any]:
     """Returns the arguments of `fit` for the validation loss: the same views at every look."""
     if held_back is None:
@@ -117,15 +92,8 @@ def _validation(
     batch_size = min(config.batch_size, len(held_back))
     if batch_size < config.batch_size:
         print(f"validation loss over batches of {batch_size}: not comparable with training's")
-    views = two_views(
-        held_back,
-        batch_size=batch_size,
-        recipe=config.recipe(),
-        seed=config.seed,
-        size=size,
-        first_step=0,
-        last_step=len(held_back) // batch_size,
-    )
+    last = len(held_back) // batch_size
+    views = make_views(held_back, batch_size=batch_size, first_step=0, last_step=last)
     every = config.eval_every_epochs or config.num_epochs
     return {"validation_data": views, "validation_freq": every}
 
@@ -177,7 +145,7 @@ def _results(
     plan: assembly.Plan,
     monitor: KNNMonitor,
     model: SimCLR,
-    progress: Progress,
+    images_per_second: float,
 ) -> dict[str, Any]:
     """Returns the task's part of results.json, measured on the weights of the last step."""
     last = run.folder.rows[-1]
@@ -186,7 +154,7 @@ def _results(
         "contrastive_accuracy": assembly.rounded(last.get("contrastive_accuracy", np.nan)),
         "steps": plan.last_step,
         "epochs": round(plan.epochs, 4),
-        "images_per_second": round(progress.images_per_second, 1),
+        "images_per_second": images_per_second,
         "peak_memory_bytes": assembly.peak_memory_bytes(),
     }
     if "val_loss" in last:
@@ -208,7 +176,7 @@ def _results(
     return metrics
 
 
-def _plot_views(run: assembly.Run, train: data.Source, batches: Any) -> None:
+def _plot_views(run: assembly.Run, train: data.Source, batches: Batches) -> None:
     """Draws the first images of the first batch as training will see them."""
     first, second = (view.numpy()[:VIEWS_SHOWN] for view in next(iter(batches(0, 1))))
     plots.plot_images(
