@@ -55,7 +55,7 @@ DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "crop_area_min": 0.3,
         "learning_rate": 2.0,
         "warmup_epochs": 1.0,
-        "num_epochs": 45,
+        "num_epochs": 32,
     },
     ("classification", "shapes"): {
         "width_multiplier": 0.25,

@@ -105,7 +105,7 @@ class KNNMonitor(keras.callbacks.Callback):
         every_epochs: Epochs between two looks; 0: none but those asked for by `measure`.
         size: (h, w) that images are brought to; None: their own.
         k, temperature: Neighbours and temperature of the vote (arXiv 1805.01978).
-        limit: Most images taken of either set (spread evenly over it), so that a look stays cheap.
+        limit: Most images taken of either set, spread evenly over it: a look stays cheap.
     """
 
     def __init__(
@@ -120,7 +120,9 @@ class KNNMonitor(keras.callbacks.Callback):
         limit: int = 10_000,
     ) -> None:
         super().__init__()
-        self.sets = tuple(_thin(source, limit) for source in (train, test))
+        self.train = train
+        self.test = test
+        self.limit = limit
         self.every_epochs = every_epochs
         self.size = size
         self.k = k
@@ -130,14 +132,19 @@ class KNNMonitor(keras.callbacks.Callback):
         if logs is not None and self.every_epochs and (epoch + 1) % self.every_epochs == 0:
             logs.update(self.measure(self.model.encoder))
 
-    def measure(self, encoder: keras.Model) -> dict[str, float]:
-        """Returns the metrics of an encoder: images float [N, H, W, 3] -> features [N, F]."""
+    def measure(self, encoder: keras.Model, *, limit: int = 0) -> dict[str, float]:
+        """Returns the metrics of an encoder: images float [N, H, W, 3] -> features [N, F].
+
+        Args:
+            encoder: Run in inference mode.
+            limit: Most images taken of either set; 0: as during training.
+        """
+        train, test = (_thin(source, limit or self.limit) for source in (self.train, self.test))
         bank, queries = (
             embed(encoder, plain_batches(s, batch_size=EMBED_BATCH_SIZE, size=self.size))
-            for s in self.sets
+            for s in (train, test)
         )
         metrics = {"feature_spread": feature_spread(queries)}
-        train, test = self.sets
         if train.labels is not None and test.labels is not None:
             metrics["knn_accuracy"] = knn_accuracy(
                 bank,
