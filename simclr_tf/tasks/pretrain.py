@@ -164,11 +164,13 @@ def _results(
     final = monitor.measure(model.encoder, limit=KNN_LIMIT)
     metrics.update({name: assembly.rounded(value) for name, value in final.items()})
     if "knn_accuracy" in final:
+        untaught = {
+            "raw_pixels": pixel_encoder(PIXEL_SIDE),
+            "random_encoder": assembly.build_encoder(run.config),
+        }
         baselines = {
-            "raw_pixels": monitor.measure(pixel_encoder(PIXEL_SIDE), limit=KNN_LIMIT)[
-                "knn_accuracy"
-            ],
-            "random_encoder": run.folder.rows[0]["knn_accuracy"],
+            name: monitor.measure(encoder, limit=KNN_LIMIT)["knn_accuracy"]
+            for name, encoder in untaught.items()
         }
         metrics["baselines"] = {name: assembly.rounded(v) for name, v in baselines.items()}
         print(
