@@ -1,11 +1,10 @@
-"""What the tasks share: from the settings to data, encoder, optimiser, run folder and results."""
+"""What the tasks share: from the settings to data, steps, optimiser, run folder and results."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
 import math
-import pathlib
 import resource
 import sys
 import time
@@ -20,14 +19,11 @@ from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.data.pipeline import steps_per_epoch
 from simclr_tf.errors import UserError
-from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import (
-    Checkpoints,
     Variables,
-    named_variables,
     read_arrays,
     restore,
     step_of,
@@ -36,7 +32,6 @@ from simclr_tf.training.execution import Execution, choose_execution
 from simclr_tf.training.fit import Batches, fit_steps
 from simclr_tf.training.run_folder import RunFolder
 
-ENCODER_SETTINGS = ("model", "width_multiplier", "depthwise", "stem")
 # A resumed run may change these without becoming another run.
 FREE_ON_RESUME = (
     "resume",
@@ -130,77 +125,6 @@ def view_size(config: Config, source: data.Source) -> tuple[int, int]:
             'Pass the size that the encoder is to see, such as --input_size="224 224".'
         )
     return source.image_size
-
-
-def with_stem(config: Config, size: tuple[int, int]) -> Config:
-    """Returns the settings with `stem=auto` decided by the size of the images."""
-    if config.stem != "auto":
-        return config
-    return config.replace(stem=choose_stem(size))
-
-
-def build_encoder(config: Config) -> keras.Model:
-    """Builds the encoder of the settings, with random weights."""
-    return resnet(
-        config.model,
-        stem=config.stem,
-        width_multiplier=config.width_multiplier,
-        depthwise=config.depthwise,
-    )
-
-
-def pretrained_source(config: Config) -> pathlib.Path | None:
-    """Returns the checkpoint that `init_weights` means, or None for random weights.
-
-    Raises:
-        UserError: A path was given and holds no weights.
-    """
-    if config.init_weights == "none":
-        return None
-    if config.init_weights == "auto":
-        return Checkpoints(pathlib.Path(config.pretrain_save_path) / "checkpoints").newest()
-    path = pathlib.Path(config.init_weights)
-    if path.is_dir():
-        found = Checkpoints(path / "checkpoints").newest()
-        if found is None:
-            raise UserError(
-                f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
-                "Pass the folder of a pre-training run or a .safetensors file of one."
-            )
-        return found
-    if not path.exists():
-        raise UserError(
-            f"Expected a file or run folder at --init_weights={path}, got nothing. "
-            "Correct the path, or pass --init_weights=none to start from random weights."
-        )
-    return path
-
-
-def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
-    """Returns the settings with the encoder's shape as the checkpoint's run had it.
-
-    Raises:
-        UserError: The user asked for another shape.
-    """
-    path = checkpoint.parent.parent / "config.yaml"
-    if not path.exists():
-        return config
-    trained = yaml.safe_load(path.read_text())
-    shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
-    for name, value in shape.items():
-        wanted = getattr(config, name)
-        if name in config.given and wanted not in (value, "auto"):
-            raise UserError(
-                f"Expected --{name}={value}, as the encoder in {checkpoint} was trained, got "
-                f"{wanted}. Leave out --{name}, or pass --init_weights=none for a new encoder."
-            )
-    return config.replace(**shape)
-
-
-def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:
-    """Gives the encoder the weights of a checkpoint."""
-    variables = named_variables("encoder", encoder.variables)
-    restore(variables, read_arrays(checkpoint), str(checkpoint))
 
 
 @dataclasses.dataclass(frozen=True)

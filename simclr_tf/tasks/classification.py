@@ -21,7 +21,7 @@ from simclr_tf.data.pipeline import (
 )
 from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, encoders
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
 
 EVALUATION_BATCH_SIZE = 256
@@ -50,10 +50,10 @@ def run(config: Config) -> dict[str, Any]:
     splits = assembly.load_splits(config, need_labels=True)
     train, test = _train_and_test(config, splits)
     size = assembly.view_size(config, train)
-    checkpoint = assembly.pretrained_source(config)
+    checkpoint = encoders.pretrained_source(config)
     if checkpoint is not None:
-        config = assembly.adopt_encoder(config, checkpoint)
-    config = assembly.with_stem(config, size)
+        config = encoders.adopt_encoder(config, checkpoint)
+    config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, test)
     encoder = _prepare_encoder(config, checkpoint)
@@ -125,11 +125,11 @@ def _num_classes(config: Config, train: data.Source) -> int:
 
 
 def _prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
-    encoder = assembly.build_encoder(config)
+    encoder = encoders.build_encoder(config)
     if checkpoint is None:
         print("encoder: random weights (no pre-training run was given or found)", flush=True)
     else:
-        assembly.load_encoder_weights(encoder, checkpoint)
+        encoders.load_encoder_weights(encoder, checkpoint)
         print(f"encoder: weights of {checkpoint}", flush=True)
     # Frozen layers run their BatchNorm on its running statistics and leave those alone.
     encoder.trainable = not config.freeze

@@ -17,7 +17,7 @@ from simclr_tf.data.pipeline import two_views
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses import NTXent
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, encoders
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -45,7 +45,7 @@ def run(config: Config) -> dict[str, Any]:
     if config.val_fraction:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
-    config = assembly.with_stem(config, size)
+    config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, held_back, splits.test)
     plan = assembly.plan_steps(config, train)
@@ -106,7 +106,7 @@ def _build_model(config: Config) -> SimCLR:
         hidden=config.projection_hidden,
         name="projection_head",
     )
-    return SimCLR(assembly.build_encoder(config), head, microbatch_size=config.microbatch_size)
+    return SimCLR(encoders.build_encoder(config), head, microbatch_size=config.microbatch_size)
 
 
 def _all_variables(model: SimCLR) -> Variables:
@@ -132,9 +132,9 @@ def _look_before_training(
 ) -> dict[str, float]:
     """Returns the metrics of the encoder before the first step, with given weights or random."""
     if config.init_weights != "auto":
-        checkpoint = assembly.pretrained_source(config)
+        checkpoint = encoders.pretrained_source(config)
         if checkpoint is not None:
-            assembly.load_encoder_weights(encoder, checkpoint)
+            encoders.load_encoder_weights(encoder, checkpoint)
     row = monitor.measure(encoder)
     if "knn_accuracy" in row:
         print(f"before training: kNN accuracy {row['knn_accuracy']:.3f}", flush=True)
@@ -166,7 +166,7 @@ def _results(
     if "knn_accuracy" in final:
         untaught = {
             "raw_pixels": pixel_encoder(PIXEL_SIDE),
-            "random_encoder": assembly.build_encoder(run.config),
+            "random_encoder": encoders.build_encoder(run.config),
         }
         baselines = {
             name: monitor.measure(encoder, limit=KNN_LIMIT)["knn_accuracy"]
