@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import sys
 import zipfile
 from typing import Any
 
@@ -154,21 +156,28 @@ def _prepared(tfds: Any, name: str) -> Any:
             "https://www.tensorflow.org/datasets/catalog lists them."
         ) from None
     if not builder.info.splits:
-        from tensorflow_datasets.core.download import downloader
-
-        downloader.MAX_RETRIES = 2  # 10 with growing waits take minutes to say: no network
-        try:
-            builder.download_and_prepare()
-        # Whatever stops a download (network, disk, checksums) has the same remedy.
-        except Exception as error:
-            folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"Expected to download {name}, got: {reason[:200]}. On a machine with network run "
-                f"`python -c \"import tensorflow_datasets as t; t.load('{name}')\"` and copy its "
-                f"~/tensorflow_datasets to {folder} (or set TFDS_DATA_DIR)."
-            ) from None
+        _download(tfds, builder, name)
     return builder
+
+
+def _download(tfds: Any, builder: Any, name: str) -> None:
+    from tensorflow_datasets.core.download import downloader
+
+    downloader.MAX_RETRIES = 2  # 10 with growing waits take minutes to say: no network
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each of them
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()
+    try:
+        builder.download_and_prepare()
+    # Whatever stops a download (network, disk, checksums) has the same remedy.
+    except Exception as error:
+        folder = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        reason = str(error).splitlines()[0][:90] if str(error) else ""
+        raise UserError(
+            f"Expected to download {name}, got {type(error).__name__} ({reason}). Where there is a "
+            f"network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"`, then "
+            f"copy its ~/tensorflow_datasets/{name} into {folder} here."
+        ) from None
 
 
 def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int]) -> Source:
