@@ -176,7 +176,7 @@ def _download(tfds: Any, builder: Any, name: str) -> None:
         raise UserError(
             f"Expected to download {name}, got {type(error).__name__} ({reason}). Where there is a "
             f"network run `python -c \"import tensorflow_datasets as t; t.load('{name}')\"`, then "
-            f"copy its ~/tensorflow_datasets/{name} into {folder} here."
+            f"copy its ~/tensorflow_datasets/{name} into {folder} here (TFDS_DATA_DIR)."
         ) from None
 
 
