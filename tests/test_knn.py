@@ -114,7 +114,7 @@ def test_embed_leaves_running_statistics_alone(rng):
         np.testing.assert_array_equal(old, variable.numpy())
 
 
-def test_embed_traces_the_model_at_most_twice_and_sees_new_weights(rng):
+def test_embed_traces_the_model_once_and_sees_new_weights(rng):
     traces = []
 
     @keras.saving.register_keras_serializable("simclr_tf_tests")
@@ -130,7 +130,7 @@ def test_embed_traces_the_model_at_most_twice_and_sees_new_weights(rng):
     x = rng.random((25, 4), np.float32)
     for size in (10, 7, 10, 3):  # last batches of 5, 4, 5 and 1
         embed(model, tf.data.Dataset.from_tensor_slices(x).batch(size))
-    assert len(traces) <= 2
+    assert len(traces) == 1
     dense.kernel.assign(dense.kernel.numpy() * 0.0 + 1.0)
     found = embed(model, tf.data.Dataset.from_tensor_slices(x).batch(10))
     np.testing.assert_allclose(found, np.repeat(x.sum(axis=1, keepdims=True), 2, 1), rtol=1e-5)

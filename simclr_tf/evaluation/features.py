@@ -18,11 +18,11 @@ _forwards: weakref.WeakKeyDictionary[keras.Model, Callable[[tf.Tensor], tf.Tenso
 def embed(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
     """Computes the features of images, in their order.
 
-    The model runs in inference mode, compiled once for batches of any size and not again when it is
+    The model runs in inference mode, traced once for batches of any size and not again when it is
     embedded with later.
 
     Args:
-        model: Images [N, H, W, C] to features [N, F].
+        model: Functional or sequential, images [N, H, W, C] to features [N, F].
         batches: Batches of images as the model takes them; the last may be smaller.
 
     Returns:
@@ -56,7 +56,8 @@ def _make_forward(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     # A strong reference from here would keep the model, the key of its own entry, alive for good.
     reference = weakref.ref(model)
 
-    @tf.function(reduce_retracing=True)
+    # One trace for batches of all sizes: sets differ in their last one.
+    @tf.function(input_signature=[tf.TensorSpec([None, *model.input_shape[1:]], tf.float32)])
     def forward(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(reference()(images, training=False), tf.float32)  # type: ignore[misc]
 
