@@ -139,15 +139,14 @@ class KNNMonitor(keras.callbacks.Callback):
             encoder: Run in inference mode.
             limit: Most images taken of either set; 0: as during training.
         """
-        train, test = (_thin(source, limit or self.limit) for source in (self.train, self.test))
-        bank, queries = (
-            embed(encoder, plain_batches(s, batch_size=EMBED_BATCH_SIZE, size=self.size))
-            for s in (train, test)
-        )
+        if not limit or self.train.labels is None:  # the spread alone takes no more images
+            limit = self.limit
+        train, test = _thin(self.train, limit), _thin(self.test, limit)
+        queries = self._embed(encoder, test)
         metrics = {"feature_spread": feature_spread(queries)}
         if train.labels is not None and test.labels is not None:
             metrics["knn_accuracy"] = knn_accuracy(
-                bank,
+                self._embed(encoder, train),
                 train.labels,
                 queries,
                 test.labels,
@@ -156,6 +155,10 @@ class KNNMonitor(keras.callbacks.Callback):
                 num_classes=train.num_classes,
             )
         return metrics
+
+    def _embed(self, encoder: keras.Model, source: Source) -> np.ndarray:
+        batches = plain_batches(source, batch_size=EMBED_BATCH_SIZE, size=self.size)
+        return embed(encoder, batches)
 
 
 class HealthLine(keras.callbacks.Callback):
