@@ -391,3 +391,16 @@ def test_an_overwriting_run_that_cannot_begin_leaves_the_old_one(pictures, tmp_p
     assert final_arrays(tmp_path).keys() == before.keys()
     assert pretrain(tmp_path, pictures, "--max_steps=2", "--overwrite") == 0
     assert results_of(tmp_path)["steps"] == 2
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_no_such_checkpoint(pictures, tmp_path, capsys):
+    flags = ("--optimizer=sgd", "--learning_rate=1e30", "--warmup_epochs=0", "--similarity=dot")
+    assert pretrain(tmp_path, pictures, *flags) == 2
+    error = capsys.readouterr().err
+    assert "Expected a finite loss" in error and "--learning_rate" in error
+    assert not Checkpoints(tmp_path / "checkpoints").files()
+
+
+def test_the_pace_is_known_after_a_few_steps(pictures, tmp_path):
+    assert pretrain(tmp_path, pictures, "--max_steps=1") == 0
+    assert results_of(tmp_path)["images_per_second"] > 0

@@ -58,31 +58,40 @@ class Progress(keras.callbacks.Callback):
         self._mark = (self.model.trained_steps, time.monotonic())
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        steps = batch + 1
-        if steps % self.every_steps:
+        step = self.model.trained_steps
+        if step % self.every_steps:
             return
-        step, now = self.model.trained_steps, time.monotonic()
-        loss = float((logs or {}).get("loss", math.nan))
+        loss = self._finite_loss(logs)
+        self._keep_pace(step)
+        if self._live or time.monotonic() - self._printed > self.LINE_SECONDS:
+            self._printed = time.monotonic()
+            self._print(step, loss)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        self._finite_loss(logs)
+        if not self._rates:  # a short run; else the time of a validation would count as training's
+            self._keep_pace(self.model.trained_steps)
+        if logs is not None:
+            logs["images_per_second"] = round(self.images_per_second, 1)
+        if self._live:
+            print("\r\033[K", end="", flush=True)
+
+    def _finite_loss(self, logs: Logs) -> float:
+        loss, step = float((logs or {}).get("loss", math.nan)), self.model.trained_steps
         if not math.isfinite(loss):
             raise UserError(
                 f"Expected a finite loss, got {loss} between steps {self._mark[0]} and {step}. "
                 "Pass a smaller --learning_rate, more --warmup_epochs or --precision=float32."
             )
-        self._rates.append(
-            (step - self._mark[0]) * self.batch_size / max(now - self._mark[1], 1e-9)
-        )
-        # The median tells the pace; the first update holds the compilation.
+        return loss
+
+    def _keep_pace(self, step: int) -> None:
+        now = time.monotonic()
+        images = (step - self._mark[0]) * self.batch_size
+        self._rates.append(images / max(now - self._mark[1], 1e-9))
+        # The median tells the pace; the first window holds the compilation.
         self.images_per_second = float(np.median(self._rates))
         self._mark = (step, now)
-        if self._live or now - self._printed > self.LINE_SECONDS:
-            self._printed = now
-            self._print(step, loss)
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if logs is not None:
-            logs["images_per_second"] = round(self.images_per_second, 1)
-        if self._live:
-            print("\r\033[K", end="", flush=True)
 
     def _print(self, step: int, loss: float) -> None:
         left = (self.last_step - step) * self.batch_size / max(self.images_per_second, 1e-9)
