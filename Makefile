@@ -22,12 +22,12 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $(STAMP)
 
-demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 6 minutes on 2 cores)
+demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 5 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
 	$(RUN) --task=classification --freeze=True --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/frozen --overwrite
 	$(RUN) --task=classification --freeze=True --init_weights=none --pretrain_save_path=$(DEMO)/pretrain \
-		--finetune_save_path=$(DEMO)/frozen_random --width_multiplier=0.25 --overwrite
+		--finetune_save_path=$(DEMO)/frozen_random --overwrite
 	$(RUN) --task=classification --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/finetuned --overwrite
 	$(BIN)/python benchmarks/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
