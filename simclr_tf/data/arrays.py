@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.data.sources import Source, Splits
+from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 IMAGE_KEYS = ("x_train", "train_images", "images", "x", "X")
@@ -48,10 +48,7 @@ def load_npz(path: str) -> Splits:
             "Rename the array."
         )
     test = _from_npz(arrays, TEST_IMAGE_KEYS, TEST_LABEL_KEYS, path, "test")
-    if test is None or train.labels is None or test.labels is None:
-        return Splits(train, test)
-    names = tuple(map(str, range(max(train.num_classes, test.num_classes))))
-    return Splits(*(dataclasses.replace(s, class_names=names) for s in (train, test)))
+    return share_classes(train, test)
 
 
 def _from_npz(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to_fill
-from simclr_tf.data.sources import Source, Splits
+from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 TEST_FOLDERS = ("test", "val")
@@ -113,11 +113,7 @@ def load_lists(train_path: str, val_path: str, *, need_labels: bool, num_classes
 
     train = read(train_path)
     test = read(val_path) if val_path else None
-    if test is not None and train.labels is not None and test.labels is not None:
-        count = max(train.num_classes, test.num_classes)
-        names = tuple(str(i) for i in range(count))
-        train, test = (dataclasses.replace(s, class_names=names) for s in (train, test))
-    return Splits(train, test)
+    return share_classes(train, test)
 
 
 def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:

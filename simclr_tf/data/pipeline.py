@@ -61,7 +61,7 @@ def two_views(
         Batches (view 1, view 2), float32 [N, h, w, 3] in [0, 1] each; row i of both is one image.
     """
     source = images if isinstance(images, Source) else from_arrays(images)
-    size = size or _own_size(source)
+    size = size or own_size(source)
     epoch_steps = steps_per_epoch(source, batch_size)
     if source.images is None:
         make = _views_of_files(source, batch_size, recipe, seed, size)
@@ -91,19 +91,12 @@ def labelled_batches(
     labels = tf.constant(source.labels, tf.int32)
     steps = tf.data.Dataset.range(first_step, last_step)
     if source.images is None:
-        read = _reader(source)
-
-        def one(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            image = read(index)
-            boxes = _boxes_of(image, 1, recipe, seed, position)
-            return crop_resize_one(image, boxes, size)[0] / 255.0, labels[index]
-
-        images = _positions(steps, len(source), batch_size, seed).map(one, tf.data.AUTOTUNE)
-        batches = tf.data.Dataset.zip(steps, images.batch(batch_size, drop_remainder=True))
+        batches = _crops_of_files(source, steps, 1, batch_size, recipe, seed, size)
 
         def rest(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+            crops, index = batch
             draw = draw_views(recipe, batch_size, seed=seed, step=step, size=size)
-            return finish_views(batch[0], draw), batch[1]
+            return finish_views(crops[:, 0], draw), tf.gather(labels, index)
 
         return batches.map(rest, tf.data.AUTOTUNE).prefetch(2)
 
@@ -148,7 +141,7 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     An image of another size is cut to the target's aspect about its centre and resized with
     antialiasing. Returns batches float32 [<= N, h, w, 3] in [0, 1]; the last may be shorter.
     """
-    size = size or _own_size(source)
+    size = size or own_size(source)
     if source.images is None:
         read = _reader(source)
 
@@ -192,7 +185,8 @@ def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) 
     return Boxes((1.0 - height) / 2, (1.0 - width) / 2, height, width, tf.zeros([count]))
 
 
-def _own_size(source: Source) -> Size:
+def own_size(source: Source) -> Size:
+    """Returns (height, width) of a source's images; raises UserError where they differ."""
     if source.image_size is None:
         raise UserError(
             f"Expected images of one size in {source.name}, got several. "
@@ -244,24 +238,38 @@ def _views_in_memory(
 def _views_of_files(
     source: Source, batch_size: int, recipe: Recipe, seed: int, size: Size
 ) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    read = _reader(source)
-
-    def one(position: tf.Tensor, index: tf.Tensor) -> tf.Tensor:
-        image = read(index)
-        boxes = _boxes_of(image, 2, recipe, seed, position)
-        return crop_resize_one(image, boxes, size) / 255.0  # [2, h, w, 3]
-
-    def rest(step: tf.Tensor, pairs: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def rest(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor]:
+        crops, _ = batch
         draw = draw_views(recipe, 2 * batch_size, seed=seed, step=step, size=size)
-        views = finish_views(tf.concat([pairs[:, 0], pairs[:, 1]], axis=0), draw)
+        views = finish_views(tf.concat([crops[:, 0], crops[:, 1]], axis=0), draw)
         return views[:batch_size], views[batch_size:]
 
     def make(steps: tf.data.Dataset) -> tf.data.Dataset:
-        images = _positions(steps, len(source), batch_size, seed).map(one, tf.data.AUTOTUNE)
-        pairs = images.batch(batch_size, drop_remainder=True)
-        return tf.data.Dataset.zip(steps, pairs).map(rest, tf.data.AUTOTUNE)
+        batches = _crops_of_files(source, steps, 2, batch_size, recipe, seed, size)
+        return batches.map(rest, tf.data.AUTOTUNE)
 
     return make
+
+
+def _crops_of_files(
+    source: Source,
+    steps: tf.data.Dataset,
+    views: int,
+    batch_size: int,
+    recipe: Recipe,
+    seed: int,
+    size: Size,
+) -> tf.data.Dataset:
+    """Crops image by image, as sizes differ: (step, (crops [N, views, h, w, 3], index [N]))."""
+    read = _reader(source)
+
+    def one(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image = read(index)
+        boxes = _boxes_of(image, views, recipe, seed, position)
+        return crop_resize_one(image, boxes, size) / 255.0, index
+
+    crops = _positions(steps, len(source), batch_size, seed).map(one, tf.data.AUTOTUNE)
+    return tf.data.Dataset.zip(steps, crops.batch(batch_size, drop_remainder=True))
 
 
 def _positions(steps: tf.data.Dataset, count: int, batch_size: int, seed: int) -> tf.data.Dataset:

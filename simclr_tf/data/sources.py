@@ -117,6 +117,14 @@ def hold_back(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     return source.take(rest), part
 
 
+def share_classes(train: Source, test: Source | None) -> Splits:
+    """Pairs two sets whose classes are numbers: both have as many as the larger label asks for."""
+    if test is None or train.labels is None or test.labels is None:
+        return Splits(train, test)
+    names = tuple(map(str, range(max(train.num_classes, test.num_classes))))
+    return Splits(*(dataclasses.replace(s, class_names=names) for s in (train, test)))
+
+
 def from_arrays(images: np.ndarray, labels: np.ndarray | None = None) -> Source:
     """Wraps images, uint8 [M, H, W, 3], and labels, int [M], as a `Source`."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:

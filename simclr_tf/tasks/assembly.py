@@ -17,7 +17,7 @@ import yaml
 import simclr_tf
 from simclr_tf import data
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import steps_per_epoch
+from simclr_tf.data.pipeline import own_size, steps_per_epoch
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
@@ -57,10 +57,10 @@ class Run:
     folder: RunFolder
     started: float
 
-    def results(self, **metrics: Any) -> dict[str, Any]:
-        """Returns the content of results.json: the task's metrics and what every task reports."""
+    def finish(self, **metrics: Any) -> dict[str, Any]:
+        """Writes and returns the results: the task's metrics and what every task reports."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        return {
+        results = {
             "task": self.config.task,
             "config": self.config.to_dict(),
             "versions": {"simclr_tf": simclr_tf.__version__, **versions},
@@ -69,10 +69,6 @@ class Run:
             "seconds": round(time.monotonic() - self.started, 2),
             **metrics,
         }
-
-    def finish(self, **metrics: Any) -> dict[str, Any]:
-        """Writes and returns the results."""
-        results = self.results(**metrics)
         self.folder.write_results(results)
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
@@ -119,12 +115,7 @@ def view_size(config: Config, source: data.Source) -> tuple[int, int]:
     for size in (config.crop_size, config.input_size):
         if size != (0, 0):
             return size
-    if source.image_size is None:
-        raise UserError(
-            f"Expected images of one size in {source.name}, got several. "
-            'Pass the size that the encoder is to see, such as --input_size="224 224".'
-        )
-    return source.image_size
+    return own_size(source)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,14 +239,6 @@ def train(
         **fit_arguments,
     )
     return round(progress.images_per_second, 1)
-
-
-def no_test_set(config: Config, train: data.Source) -> UserError:
-    """Returns the error for labelled data without images to report on."""
-    return UserError(
-        f"Expected images to report on beside {train.name}, got none with "
-        f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
-    )
 
 
 def _check_resumed(config: Config, folder: RunFolder) -> None:

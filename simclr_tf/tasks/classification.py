@@ -19,6 +19,7 @@ from simclr_tf.data.pipeline import (
     labelled_batches,
     plain_batches,
 )
+from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.tasks import assembly, encoders
@@ -111,7 +112,10 @@ def _train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, d
     """Returns the labelled images to train on, a share of them where asked, and those reported."""
     train, test = splits.train, splits.test
     if test is None:
-        raise assembly.no_test_set(config, train)
+        raise UserError(
+            f"Expected images to report on beside {train.name}, got none with "
+            f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
+        )
     if config.label_fraction < 1.0:
         chosen, _ = data.stratified_split(train.labels, config.label_fraction, config.seed)
         train = dataclasses.replace(
@@ -145,17 +149,17 @@ def _state_problem(
     test: data.Source,
     size: tuple[int, int],
 ) -> Problem:
+    def plain(source: data.Source) -> tf.data.Dataset:
+        return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
+
     if config.freeze:
-        features, test_features = (
-            embed(encoder, plain_batches(s, batch_size=EVALUATION_BATCH_SIZE, size=size))
-            for s in (train, test)
-        )
+        features = embed(encoder, plain(train))
         head.get_layer("normalize").adapt(features)
     if config.freeze and not _augments(config):
         batches = feature_batches(
             features, train.labels, batch_size=config.batch_size, seed=config.seed
         )
-        tests = tf.data.Dataset.from_tensor_slices((test_features, test.labels))
+        tests = tf.data.Dataset.from_tensor_slices((embed(encoder, plain(test)), test.labels))
         return Problem(head, batches, tests.batch(EVALUATION_BATCH_SIZE))
 
     def batches_of_images(first: int, last: int) -> tf.data.Dataset:
@@ -169,9 +173,8 @@ def _state_problem(
             last_step=last,
         )
 
-    images = plain_batches(test, batch_size=EVALUATION_BATCH_SIZE, size=size)
     labels = tf.data.Dataset.from_tensor_slices(test.labels).batch(EVALUATION_BATCH_SIZE)
-    return Problem(classifier, batches_of_images, tf.data.Dataset.zip(images, labels))
+    return Problem(classifier, batches_of_images, tf.data.Dataset.zip(plain(test), labels))
 
 
 def _augments(config: Config) -> bool:

@@ -60,7 +60,7 @@ def run(config: Config) -> dict[str, Any]:
         config,
         run.folder,
         variables,
-        first_row=lambda: _look_before_training(config, monitor, model.encoder),
+        first_row=lambda: _look_before_training(monitor, model.encoder),
     )
 
     make_views = functools.partial(two_views, recipe=config.recipe(), seed=config.seed, size=size)
@@ -76,7 +76,7 @@ def run(config: Config) -> dict[str, Any]:
         plan=plan,
         first_step=step,
         variables=variables,
-        callbacks=[monitor, HealthLine(loss=loss, batch_size=config.batch_size)],
+        callbacks=[monitor, HealthLine(loss=loss, batch_size=config.batch_size, monitor=monitor)],
         **_validation(config, held_back, make_views),
     )
     results = _results(run, plan, monitor, model, rate)
@@ -104,9 +104,14 @@ def _build_model(config: Config) -> SimCLR:
         config.zdim,
         layers=config.projection_layers,
         hidden=config.projection_hidden,
-        name="projection_head",
     )
-    return SimCLR(encoders.build_encoder(config), head, microbatch_size=config.microbatch_size)
+    encoder = encoders.build_encoder(config)
+    # "auto" is for the tasks that follow: it would mean this very run's weights.
+    if config.init_weights != "auto" and not config.resume:
+        checkpoint = encoders.pretrained_source(config)
+        if checkpoint is not None:
+            encoders.load_encoder_weights(encoder, checkpoint)
+    return SimCLR(encoder, head, microbatch_size=config.microbatch_size)
 
 
 def _all_variables(model: SimCLR) -> Variables:
@@ -127,14 +132,8 @@ def _make_monitor(config: Config, splits: data.Splits, size: tuple[int, int]) ->
     return KNNMonitor(train, test, every_epochs=config.eval_every_epochs, size=size)
 
 
-def _look_before_training(
-    config: Config, monitor: KNNMonitor, encoder: keras.Model
-) -> dict[str, float]:
-    """Returns the metrics of the encoder before the first step, with given weights or random."""
-    if config.init_weights != "auto":
-        checkpoint = encoders.pretrained_source(config)
-        if checkpoint is not None:
-            encoders.load_encoder_weights(encoder, checkpoint)
+def _look_before_training(monitor: KNNMonitor, encoder: keras.Model) -> dict[str, float]:
+    """Returns the metrics of the encoder before the first step."""
     row = monitor.measure(encoder)
     if "knn_accuracy" in row:
         print(f"before training: kNN accuracy {row['knn_accuracy']:.3f}", flush=True)

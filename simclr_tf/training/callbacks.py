@@ -175,8 +175,9 @@ class HealthLine(keras.callbacks.Callback):
 
     COLLAPSED = 0.01  # feature spread; an untrained encoder has about 0.04
 
-    def __init__(self, *, loss: NTXent, batch_size: int) -> None:
+    def __init__(self, *, loss: NTXent, batch_size: int, monitor: KNNMonitor) -> None:
         super().__init__()
+        self.monitor = monitor
         self.start = loss.start(batch_size)
         self.floor = loss.floor(batch_size) if loss.similarity == "cosine" else None
 
@@ -194,7 +195,7 @@ class HealthLine(keras.callbacks.Callback):
             parts.append(f"feature spread {logs['feature_spread']:.2f}")
         if "knn_accuracy" in logs:
             knn = f"kNN accuracy {logs['knn_accuracy']:.3f}"
-            parts.append(f"{knn} (k {KNN_NEIGHBOURS}, temperature {KNN_TEMPERATURE})")
+            parts.append(f"{knn} (k {self.monitor.k}, temperature {self.monitor.temperature})")
         print("  ".join(parts), flush=True)
         if logs.get("feature_spread", 1.0) < self.COLLAPSED:
             print(
