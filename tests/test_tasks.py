@@ -404,3 +404,13 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_no_such_checkpoint(pictures,
 def test_the_pace_is_known_after_a_few_steps(pictures, tmp_path):
     assert pretrain(tmp_path, pictures, "--max_steps=1") == 0
     assert results_of(tmp_path)["images_per_second"] > 0
+
+
+def test_a_run_may_begin_with_the_weights_of_the_one_it_overwrites(pictures, tmp_path):
+    assert pretrain(tmp_path, pictures, "--max_steps=2") == 0
+    flags = (f"--init_weights={tmp_path}", "--overwrite", "--seed=1", "--max_steps=1")
+    before = final_arrays(tmp_path)["encoder/stem_conv/kernel"]
+    assert pretrain(tmp_path, pictures, *flags) == 0
+    after = final_arrays(tmp_path)["encoder/stem_conv/kernel"]
+    # One step moves little: without the old weights the two would have nothing in common.
+    assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
