@@ -1,11 +1,15 @@
-# Needs python3 (3.10 or newer, with venv) and make; everything else goes into .venv.
+# Needs python3 (3.10 or newer, with venv) and make; everything else goes into .venv
+# and, for tests/test_addons.py alone, .venv-addons.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+ADDONS := .venv-addons
+ADDONS_STAMP := $(ADDONS)/installed
+ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
-.PHONY: help setup demo test test-fast lint format types clean
+.PHONY: help setup addons demo test test-fast lint format types clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -22,6 +26,25 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $(STAMP)
 
+addons: $(ADDONS_STAMP) ## Make .venv-addons, which tests/test_addons.py compares with
+
+# Never an error: where it cannot be made, this says why, and the test is skipped.
+$(ADDONS_STAMP): requirements-addons.txt
+	@for python in python3.11 python3.10 $(PYTHON); do \
+		$$python -c '$(ADDONS_FIT)' 2>/dev/null && break; \
+		python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+		echo "No $(ADDONS), tests/test_addons.py is skipped: expected Python 3.10 or 3.11 with venv as" \
+			"python3.11, python3.10 or $(PYTHON). Install one."; \
+	elif $$python -m venv --clear $(ADDONS) && \
+		$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<; then \
+		touch $@; \
+	else \
+		rm -rf $(ADDONS); \
+		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
+	fi
+
 demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 5 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
 	$(RUN) --task=classification --freeze=True --pretrain_save_path=$(DEMO)/pretrain \
@@ -33,7 +56,7 @@ demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 
 	$(BIN)/python benchmarks/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
 		$(DEMO)/finetuned
 
-test: $(STAMP) ## Run all tests
+test: $(STAMP) $(ADDONS_STAMP) ## Run all tests
 	$(BIN)/python -m pytest
 
 test-fast: $(STAMP) ## Run the tests that take seconds
@@ -50,5 +73,5 @@ format: $(STAMP) ## Bring the code into form
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-clean: ## Remove .venv and what tests and tools leave behind
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info
+clean: ## Remove the environments and what tests and tools leave behind
+	rm -rf .venv $(ADDONS) .pytest_cache .ruff_cache .mypy_cache build dist *.egg-info

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.recipe import JITTER_MODES, Recipe
 from simclr_tf.errors import UserError
 from simclr_tf.settings import check_bounds, load_yaml, read, read_all, setting, show
 
@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "classification": _SUPERVISED | _CROP_AND_FLIP | {"val_fraction": 0.1},
     "segmentation": _SUPERVISED | {"num_epochs": 50},
     "evaluate": _SUPERVISED,
+    "check": {"finetune_save_path": "logs/check"},
 }
 
 # (task, data set) -> changes on top of the task's. "lists" stands for --train_file_path.
@@ -62,6 +63,7 @@ DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "crop_area_min": 0.3,
         "num_epochs": 20,
     },
+    ("check", "shapes"): {"crop_area_min": 0.3},  # it shows what pre-training sees
 }
 
 # Classification on a frozen encoder, on top of those: its features are normalised and cheap.
@@ -219,6 +221,13 @@ class Config:
     crop_area_min: float = setting(
         "augmentation", Recipe.crop_area_min, "Smallest share of the image that a crop covers."
     )
+    jitter_mode: str = setting(
+        "augmentation",
+        Recipe.jitter_mode,
+        "fused: one matrix per image, clipped once; reference: the operations of the SimCLR paper "
+        "one after the other, in random order, clipped after each (slower).",
+        choices=JITTER_MODES,
+    )
 
     # -- execution --
     precision: str = setting(
@@ -251,6 +260,9 @@ class Config:
     log_every_steps: int = setting("run", 10, "Steps between lines of the log.", bounds="[1, inf)")
     max_steps: int = setting(
         "run", 0, "End after so many optimiser steps in all; 0: no limit.", bounds="[0, inf)"
+    )
+    preview: bool = setting(
+        "run", False, "Let --task=check draw pictures of the views and their colours."
     )
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)

@@ -5,6 +5,7 @@ Everything here is float64. The tests hold the fast versions against these.
 
 from __future__ import annotations
 
+import colorsys
 import math
 
 import numpy as np
@@ -95,12 +96,14 @@ def crop_resize(image, top, left, height, width, flip, size):
     return out
 
 
-def rotate(image, degrees):
-    """Counter-clockwise about the centre, bilinear, mirrored with the edge pixel repeated."""
+def rotate(image, degrees, fill=None):
+    """Counter-clockwise about the centre, bilinear; beyond the edge mirrored, or `fill`."""
     image = np.asarray(image, np.float64)
     rows, columns, _ = image.shape
 
     def at(i, j):
+        if fill is not None and not (0 <= i < rows and 0 <= j < columns):
+            return fill
         while not 0 <= i < rows:
             i = -1 - i if i < 0 else 2 * rows - 1 - i
         while not 0 <= j < columns:
@@ -127,7 +130,7 @@ def rotate(image, degrees):
 
 
 def gaussian_blur(image, sigma):
-    """A full two-dimensional kernel at each pixel, cut at the edge and renormalised."""
+    """A two-dimensional kernel of 17 x 17 at each pixel, cut at the edge and renormalised."""
     image = np.asarray(image, np.float64)
     if sigma == 0:
         return image
@@ -136,6 +139,8 @@ def gaussian_blur(image, sigma):
     for y, x in np.ndindex(rows, columns):
         total, mass = 0.0, 0.0
         for i, j in np.ndindex(rows, columns):
+            if max(abs(i - y), abs(j - x)) > 8:
+                continue
             weight = math.exp(-((i - y) ** 2 + (j - x) ** 2) / (2 * sigma**2))
             total = total + weight * image[i, j]
             mass += weight
@@ -183,6 +188,41 @@ def colour(image, *, brightness, contrast, saturation, hue, gray):
     if gray:
         image = np.repeat(luma(image)[..., np.newaxis], 3, axis=-1)
     return np.clip(image, 0, 1)
+
+
+def colour_in_order(image, order, *, brightness, contrast, saturation, hue, gray):
+    """Pixel by pixel: the four operations in the order given, a clip after each, then gray."""
+    image = np.asarray(image, np.float64)
+
+    def in_hsv(turn, factor):
+        def pixel(rgb):
+            h, s, v = colorsys.rgb_to_hsv(*rgb)
+            return colorsys.hsv_to_rgb((h + turn) % 1.0, min(max(s * factor, 0.0), 1.0), v)
+
+        return np.apply_along_axis(pixel, 2, image)
+
+    for operation in order:
+        if operation == 0:
+            image = image * brightness
+        elif operation == 1:
+            mean = image.mean(axis=(0, 1))  # of each channel, as tf.image.adjust_contrast
+            image = (image - mean) * contrast + mean
+        else:
+            image = in_hsv(0.0, saturation) if operation == 2 else in_hsv(hue, 1.0)
+        image = np.clip(image, 0, 1)
+    return np.repeat(luma(image)[..., np.newaxis], 3, axis=-1) if gray else image
+
+
+def crop_nearest(mask, top, left, height, width, flip, size):
+    """The pixel under the centre of each pixel of the window."""
+    rows, columns = mask.shape[:2]
+    out = np.zeros((*size, *mask.shape[2:]), mask.dtype)
+    for y, x in np.ndindex(*size):
+        across = size[1] - 1 - x if flip else x
+        i = math.floor((top + height * (y + 0.5) / size[0]) * rows)
+        j = math.floor((left + width * (across + 0.5) / size[1]) * columns)
+        out[y, x] = mask[min(i, rows - 1), min(j, columns - 1)]
+    return out
 
 
 def resnet_parameters(depth, *, stem, width_multiplier=1.0, depthwise=False):

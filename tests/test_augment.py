@@ -4,6 +4,7 @@ statistics."""
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from simclr_tf.augment import (
     Recipe,
     add_noise,
     apply_colour,
+    apply_colour_in_order,
+    apply_masks,
     apply_views,
     crop_resize,
     cutout,
@@ -22,13 +25,14 @@ from simclr_tf.augment import (
     rotate,
 )
 from simclr_tf.augment.colour import ColourDraw
-from simclr_tf.augment.filters import NoiseDraw, Squares
-from simclr_tf.augment.geometry import Boxes, crop_resize_one, sampling_matrix
-from simclr_tf.augment.recipe import OPERATIONS
+from simclr_tf.augment.filters import NoiseDraw, Squares, blur_axis, standard_normal
+from simclr_tf.augment.geometry import Boxes, crop_nearest, sampling_matrix
+from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS
 from simclr_tf.errors import UserError
 
 COUNT = 4_096  # draws in a statistical test
 SIZE = (16, 16)
+ORDERS = list(itertools.permutations(range(4)))
 EVERYTHING = Recipe(blur=True, noise=True, rotate=True, cutout=True)
 NOTHING = Recipe(**dict.fromkeys(OPERATIONS, False))
 NAMES = ("flip", "jitter", "color", "blur", "noise", "rotate", "cutout")  # of probabilities
@@ -85,24 +89,42 @@ WINDOWS = {
 @pytest.mark.parametrize("window", WINDOWS)
 def test_crop_resize_agrees_with_the_reference(pixels, window, size):
     expected = reference.crop_resize(pixels[0], *WINDOWS[window], size)
-    together = crop_resize(pixels[:1], boxes(WINDOWS[window]), size)
-    alone = crop_resize_one(pixels[0], boxes(WINDOWS[window]), size)
+    ours = crop_resize(tf.constant(pixels[:1]), boxes(WINDOWS[window]), size)
     # Positions are float32 shares of at most 18 pixels (1e-6), neighbours differ by up to 255.
-    np.testing.assert_allclose(together[0], expected, atol=1e-3)
-    np.testing.assert_allclose(alone[0], expected, atol=1e-3)
+    np.testing.assert_allclose(ours[0], expected, atol=1e-3)
 
 
-def test_both_forms_of_crop_resize_agree_on_drawn_windows():
+def test_crop_resize_agrees_with_tensorflows_own_kernel_on_drawn_windows():
     image = np.random.default_rng(1).integers(0, 256, (61, 47, 3), dtype=np.uint8)
     draw = drawn(Recipe(), 32, aspect=47 / 61).boxes
-    together = crop_resize(np.repeat(image[np.newaxis], 32, axis=0), draw, (24, 24))
-    np.testing.assert_allclose(crop_resize_one(image, draw, (24, 24)), together, atol=2e-3)
+    ours = crop_resize(tf.constant(np.repeat(image[np.newaxis], 32, axis=0)), draw, (24, 24))
+    for view, top, left, height, width, flip in zip(ours, *draw, strict=True):
+        scale = tf.constant([24 / 61, 24 / 47]) / tf.stack([height, width])
+        theirs = tf.raw_ops.ScaleAndTranslate(
+            images=image[np.newaxis],
+            size=(24, 24),
+            scale=scale,
+            translation=-tf.stack([top * 61, left * 47]) * scale,
+            kernel_type="triangle",
+            antialias=True,
+        )[0]
+        np.testing.assert_allclose(view, theirs[:, ::-1] if flip else theirs, atol=2e-3)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (13, 18), (20, 9)])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_crop_nearest_agrees_with_the_reference(pixels, window, size):
+    mask = pixels[:1, :, :, :1]
+    expected = reference.crop_nearest(mask[0], *WINDOWS[window], size)
+    np.testing.assert_array_equal(
+        crop_nearest(tf.constant(mask), boxes(WINDOWS[window]), size)[0], expected
+    )
 
 
 def test_crop_resize_in_bfloat16_is_within_a_step_and_a_half():
     image = np.random.default_rng(1).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
     draw = drawn(Recipe(), 16).boxes
-    exact = crop_resize(image, draw, (32, 32))
+    exact = crop_resize(tf.constant(image), draw, (32, 32))
     short = crop_resize(tf.cast(image, tf.bfloat16), draw, (32, 32))
     assert short.dtype == tf.bfloat16
     error = np.abs(tf.cast(short, tf.float32) - exact)
@@ -126,6 +148,14 @@ def test_rotate_agrees_with_the_reference(images, degrees):
         np.testing.assert_allclose(turned[0], reference.rotate(picture[0], degrees), atol=2e-5)
 
 
+@pytest.mark.parametrize("degrees", [-33.3, 45.0, 90.0, 179.0])
+def test_rotate_fills_what_lies_beyond_the_edge(images, degrees):
+    for picture in (images[:1], images[:1, :, :8]):
+        turned = rotate(picture, tf.constant([degrees]), fill=0.3)
+        expected = reference.rotate(picture[0], degrees, fill=0.3)
+        np.testing.assert_allclose(turned[0], expected, atol=2e-5)
+
+
 @pytest.mark.parametrize("nearest", [False, True])
 @pytest.mark.parametrize("side", [8, 13])
 def test_a_quarter_turn_is_counter_clockwise(images, side, nearest):
@@ -143,15 +173,31 @@ def test_nearest_rotation_keeps_labels():
     np.testing.assert_array_equal(turned[3], masks[3])
 
 
+def test_blurring_a_sampling_matrix_blurs_what_it_samples(pixels):
+    draw = drawn(EVERYTHING, 8)
+    sigma = tf.constant([0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 0.9, 1.9])
+    crops = crop_resize(tf.constant(pixels), draw.boxes, SIZE) / 255.0
+    rows = sampling_matrix(draw.boxes.top, draw.boxes.height, 0.0, source=13, target=16)
+    folded = tf.matmul(blur_axis(rows, sigma), tf.constant(pixels[..., 0] / 255.0, tf.float32))
+    plain = tf.matmul(rows, tf.constant(pixels[..., 0] / 255.0, tf.float32))
+    np.testing.assert_allclose(folded, blur_axis(plain, sigma), atol=2e-6)
+    draw = drawn(only("blur"), 8)._replace(boxes=draw.boxes, sigma=sigma)
+    np.testing.assert_allclose(
+        apply_views(pixels, draw, SIZE), gaussian_blur(crops, sigma), atol=5e-6
+    )
+
+
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 2.0])
 def test_blur_agrees_with_the_reference(images, sigma):
-    for picture in (images[:1], images[:1, :, :6]):
+    wide = tf.tile(images[:1], [1, 1, 2, 1])  # wider than the kernel
+    for picture in (images[:1], images[:1, :, :6], wide):
         blurred = gaussian_blur(picture, tf.constant([sigma]))
         np.testing.assert_allclose(
             blurred[0], reference.gaussian_blur(picture[0], sigma), atol=2e-6
         )
 
 
+FIELDS = ("brightness", "contrast", "saturation", "hue", "gray")
 COLOURS = {
     "identity": {},
     "brighter": {"brightness": 1.4},
@@ -169,9 +215,32 @@ COLOURS = {
 @pytest.mark.parametrize("name", COLOURS)
 def test_colour_agrees_with_five_operations_one_after_the_other(images, name):
     draw = colour_draw(**COLOURS[name])
-    fields = {field: float(value[0]) for field, value in draw._asdict().items()}
+    fields = {field: float(value[0]) for field, value in zip(FIELDS, draw, strict=False)}
     expected = reference.colour(images[0], **fields)
     np.testing.assert_allclose(apply_colour(images[:1], draw)[0], expected, atol=3e-6)
+
+
+@pytest.mark.parametrize("name", COLOURS)
+def test_colour_in_order_agrees_with_the_reference_in_every_order(images, name):
+    draw = colour_draw(**COLOURS[name])
+    fields = {field: float(value[0]) for field, value in zip(FIELDS, draw, strict=False)}
+    together = ColourDraw(*(tf.tile(field, [24]) for field in draw[:5]), tf.constant(ORDERS))
+    ours = apply_colour_in_order(tf.tile(images[:1], [24, 1, 1, 1]), together)
+    for view, order in zip(ours, ORDERS, strict=True):
+        expected = reference.colour_in_order(images[0], order, **fields)
+        np.testing.assert_allclose(view, expected, atol=3e-5)
+
+
+def test_colour_in_order_leaves_what_was_not_drawn_bit_for_bit(images):
+    draw = colour_draw()._replace(order=tf.constant([[2, 3, 0, 1]]))
+    np.testing.assert_array_equal(apply_colour_in_order(images[:1], draw), images[:1])
+
+
+def test_fused_colours_stay_near_those_in_order_where_nothing_is_clipped(images):
+    muted = images * 0.2 + 0.4
+    draw = drawn(Recipe(jitter_mode="reference", jitter_prob=1.0), 8).colour
+    apart = np.abs(apply_colour(muted, draw) - apply_colour_in_order(muted, draw))
+    assert 0.0 < apart.mean() < 0.03  # contrast and hue are not the same functions
 
 
 def test_hue_turns_red_green_and_blue_into_each_other_and_leaves_gray():
@@ -188,13 +257,40 @@ def test_hue_turns_red_green_and_blue_into_each_other_and_leaves_gray():
 
 def test_noise_has_the_drawn_deviation_and_is_independent():
     gray = tf.fill([3, 64, 64, 3], 0.5)
-    draw = NoiseDraw(tf.constant([0.0, 0.02, 0.1]), tf.constant([1, 2]))
+    draw = drawn(only("noise"), 3).noise._replace(stddev=tf.constant([0.0, 0.02, 0.1]))
     noise = np.array(add_noise(gray, draw) - gray)
     np.testing.assert_array_equal(noise[0], 0.0)
     np.testing.assert_allclose(noise.std(axis=(1, 2, 3)), [0.0, 0.02, 0.1], rtol=0.05)
     np.testing.assert_allclose(noise.mean(axis=(1, 2, 3)), 0.0, atol=0.005)
     channels = np.corrcoef(noise[2].reshape(-1, 3).T) - np.eye(3)
     assert np.abs(channels).max() < 0.07
+
+
+def test_normal_numbers_are_normal_independent_and_the_same_everywhere():
+    key = drawn(only("noise"), 64).noise.key
+    shape = (16, 15, 3)
+    numbers = np.array(standard_normal(key, shape)).reshape(64, -1)
+    for form in (tf.function(standard_normal), tf.function(standard_normal, jit_compile=True)):
+        np.testing.assert_array_equal(np.reshape(form(key, shape), numbers.shape), numbers)
+    count = numbers.size
+    assert abs(numbers.mean()) < 4 / np.sqrt(count)
+    assert abs(numbers.var() - 1) < 4 * np.sqrt(2 / count)
+    assert abs((numbers**3).mean()) < 4 * np.sqrt(15 / count)
+    assert abs((numbers**4).mean() - 3) < 4 * np.sqrt(96 / count)
+    share = (np.abs(numbers) > 3).mean()
+    assert abs(share - 0.0027) < 4 * np.sqrt(0.0027 / count)
+    between = np.corrcoef(numbers) - np.eye(64)
+    assert np.abs(between).max() < 5 / np.sqrt(numbers.shape[1])
+    for lag in (1, 2, 3, 45, 360):  # neighbours, rows, and the two halves of a hash
+        together = (numbers[:, lag:] * numbers[:, :-lag]).mean()
+        assert abs(together) < 4 / np.sqrt(count)
+
+
+def test_an_image_keeps_its_noise_where_the_batch_is_cut(images):
+    noise = drawn(only("noise"), 8).noise
+    whole = add_noise(images, noise)
+    part = add_noise(images[3:5], NoiseDraw(noise.stddev[3:5], noise.key[3:5]))
+    np.testing.assert_array_equal(part, whole[3:5])
 
 
 def test_cutout_grays_exactly_the_square(images):
@@ -209,12 +305,13 @@ def test_cutout_grays_exactly_the_square(images):
 
 def test_identity_parameters_change_nothing(images):
     still = tf.zeros([8])
-    identity = {k: tf.tile(v, [8]) for k, v in colour_draw()._asdict().items()}
+    identity = [tf.tile(field, [8]) for field in colour_draw()[:5]]
     np.testing.assert_array_equal(rotate(images, still), images)
     np.testing.assert_array_equal(gaussian_blur(images, still), images)
     np.testing.assert_array_equal(cutout(images, Squares(still, still, still)), images)
-    np.testing.assert_array_equal(add_noise(images, NoiseDraw(still, tf.constant([1, 2]))), images)
-    np.testing.assert_allclose(apply_colour(images, ColourDraw(**identity)), images, atol=1e-6)
+    key = tf.zeros([8, 2], tf.uint32)
+    np.testing.assert_array_equal(add_noise(images, NoiseDraw(still, key)), images)
+    np.testing.assert_allclose(apply_colour(images, ColourDraw(*identity)), images, atol=1e-6)
     whole = boxes(*[WINDOWS["whole"]] * 8)
     np.testing.assert_allclose(crop_resize(images, whole, (13, 13)), images, atol=1e-6)
 
@@ -254,16 +351,83 @@ def test_a_switch_overrides_its_probability(operation):
         assert getattr(draw, field) is None
 
 
-def test_eager_graph_and_xla_agree(pixels):
-    # Noise is drawn while it is applied, and XLA draws other numbers: it is compared by itself.
-    draw = drawn(EVERYTHING, 8)._replace(noise=None)
+@pytest.mark.parametrize("mode", JITTER_MODES)
+def test_eager_graph_and_xla_agree(pixels, mode):
+    draw = drawn(dataclasses.replace(EVERYTHING, jitter_mode=mode), 8)
 
     def run(images):
         return apply_views(images, draw, SIZE)
 
     eager = run(tf.constant(pixels))
-    np.testing.assert_allclose(tf.function(run)(pixels), eager, atol=1e-4)
+    # Within a computation that is compiled whole, as a training step on a device is.
+    np.testing.assert_allclose(tf.function(run)(pixels), eager, atol=1e-6)
     np.testing.assert_allclose(tf.function(run, jit_compile=True)(pixels), eager, atol=1e-4)
+
+
+OPERATIONS_ALONE = {
+    "crop": lambda images, draw: crop_resize(images, draw.boxes, (9, 11)),
+    "rotate": lambda images, draw: rotate(images, draw.degrees),
+    "colour": lambda images, draw: apply_colour(images, draw.colour),
+    "blur": lambda images, draw: gaussian_blur(images, draw.sigma),
+    "noise": lambda images, draw: add_noise(images, draw.noise),
+    "cutout": lambda images, draw: cutout(images, draw.squares),
+}
+
+
+@pytest.mark.parametrize("name", OPERATIONS_ALONE)
+def test_each_operation_agrees_eager_in_a_graph_and_under_xla(images, name):
+    draw = drawn(dataclasses.replace(EVERYTHING, **{f"{n}_prob": 1.0 for n in NAMES}), 8)
+    eager = OPERATIONS_ALONE[name](images, draw)
+    for compiled in (False, True):
+        form = tf.function(OPERATIONS_ALONE[name], jit_compile=compiled)
+        np.testing.assert_allclose(form(images, draw), eager, atol=5e-5)
+
+
+def test_bfloat16_views_are_within_two_steps_of_eight_bits():
+    image = np.random.default_rng(2).integers(0, 256, (32, 40, 40, 3), dtype=np.uint8)
+    draw = drawn(Recipe(blur=True), 32, size=(32, 32))
+    exact = apply_views(image, draw, (32, 32))
+    short = apply_views(image, draw, (32, 32), tf.bfloat16)
+    assert short.dtype == tf.bfloat16
+    error = 255 * np.abs(tf.cast(short, tf.float32) - exact)
+    assert error.mean() < 0.5
+    # Of noise: neighbouring pixels of a photograph differ less.
+    assert np.quantile(error, 0.999) < 2.5
+
+
+def test_views_that_come_cropped_get_the_rest(pixels):
+    draw = drawn(EVERYTHING, 8)
+    crops = crop_resize(tf.constant(pixels), draw.boxes, SIZE)
+    rest = apply_views(crops, draw, SIZE, cropped=True)
+    np.testing.assert_allclose(rest, apply_views(pixels, draw, SIZE), atol=1e-5)
+    bare = apply_views(crops, drawn(only("flip"), 8), SIZE, cropped=True)
+    np.testing.assert_allclose(bare, crops / 255.0, atol=1e-6)
+
+
+def test_masks_follow_their_images(pixels):
+    # Masks that are pictures of their own coordinates: where the image's pixel came from, the
+    # mask's did too, to within half a pixel.
+    rows, columns = np.indices((64, 64), dtype=np.float32)
+    coordinates = np.stack([rows, columns, rows], axis=-1) * 4
+    images = np.repeat(coordinates[np.newaxis], 16, axis=0)
+    recipe = dataclasses.replace(only("crop"), flip=True, rotate=True, rotate_prob=0.5)
+    draw = drawn(recipe, 16, size=(48, 48))
+    seen = 255 * apply_views(images, draw, (48, 48)).numpy() / 4
+    for axis, mask in ((0, rows), (1, columns)):
+        masks = np.repeat(mask[np.newaxis, ..., np.newaxis], 16, axis=0).astype(np.int32)
+        followed = apply_masks(tf.constant(masks), draw, (48, 48))
+        assert followed.shape == (16, 48, 48, 1)
+        assert followed.dtype == tf.int32
+        apart = np.abs(followed[..., 0] - seen[..., axis])
+        assert apart.mean() < 0.5
+        assert np.quantile(apart, 0.95) < 1.5  # edges and mirrors smooth the image
+
+
+def test_masks_do_not_change_under_photometric_operations(pixels):
+    masks = np.random.default_rng(0).integers(0, 11, (8, 13, 18, 1), dtype=np.uint8)
+    photometric = dataclasses.replace(EVERYTHING, crop=False, flip=False, rotate=False)
+    kept = apply_masks(tf.constant(masks), drawn(photometric, 8), (13, 18))
+    np.testing.assert_array_equal(kept, masks)
 
 
 def test_eager_and_graph_draw_the_same_numbers():
@@ -271,6 +435,8 @@ def test_eager_and_graph_draw_the_same_numbers():
     for step in (0, 5):
         eager = tf.nest.flatten(drawn(EVERYTHING, 16, step=step))
         for ours, theirs in zip(tf.nest.flatten(graph(tf.constant(step))), eager, strict=True):
+            if ours is None:
+                continue
             np.testing.assert_array_equal(ours, theirs)
 
 
@@ -296,7 +462,8 @@ def test_uint8_and_float_images_give_the_same_views(pixels):
     draw = drawn(EVERYTHING, 8)
     views = apply_views(pixels, draw, SIZE)
     assert (views.dtype, views.shape) == (tf.float32, (8, *SIZE, 3))
-    np.testing.assert_array_equal(views, apply_views(pixels.astype(np.float32), draw, SIZE))
+    as_float = apply_views(pixels.astype(np.float32), draw, SIZE)
+    np.testing.assert_allclose(views, as_float, atol=1e-6)
 
 
 @pytest.mark.parametrize("recipe", [Recipe(), EVERYTHING, NOTHING], ids=["default", "all", "none"])
@@ -388,6 +555,14 @@ def test_the_two_views_are_drawn_independently():
     for values in fields:
         first, second = np.split(np.array(values), 2)
         assert abs(np.corrcoef(first, second)[0, 1]) < 4.5 / np.sqrt(COUNT / 2)
+
+
+def test_orders_of_the_colour_operations_are_drawn_per_image_and_equally_often():
+    draw = drawn(Recipe(jitter_mode="reference"), 24 * 400).colour
+    _, counts = np.unique(draw.order, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert np.abs(counts - 400).max() < 4.5 * np.sqrt(400)
+    assert drawn(Recipe()).colour.order is None
 
 
 def test_factors_vary_within_a_batch_over_their_whole_range():
@@ -500,7 +675,8 @@ def test_squares_lie_within_the_view(size):
 def test_draws_are_a_function_of_seed_step_and_stream():
     def numbers(**arguments):
         draw = drawn(EVERYTHING, 16, **arguments)
-        return np.concatenate([np.ravel(field) for field in tf.nest.flatten(draw)])
+        fields = [field for field in tf.nest.flatten(draw) if field is not None]
+        return np.concatenate([np.ravel(field) for field in fields])
 
     same = numbers(seed=3, step=7)
     np.testing.assert_array_equal(numbers(seed=3, step=tf.constant(7, tf.int64)), same)

@@ -7,7 +7,13 @@ import pytest
 import tensorflow as tf
 
 import simclr_tf as st
-from simclr_tf.data.pipeline import feature_batches, labelled_batches, plain_batches, two_views
+from simclr_tf.data.pipeline import (
+    drawn_batches,
+    feature_batches,
+    labelled_batches,
+    plain_batches,
+    two_views,
+)
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 
@@ -107,15 +113,15 @@ def test_features_stay_with_their_labels():
         np.testing.assert_array_equal(x[:, 0], y)
 
 
-def test_files_and_memory_draw_crops_of_the_same_kind(tmp_path, rng):
-    """Mean and spread of the views agree, though their draws are not the same ones."""
+def test_files_and_memory_give_the_same_views(tmp_path, rng):
+    """But for the crops of files, which are rounded to 8 bits."""
     from PIL import Image
 
     images = rng.integers(0, 256, (40, 20, 30, 3), np.uint8)
     paths = [str(tmp_path / f"{i}.png") for i in range(40)]
     for path, image in zip(paths, images, strict=True):
         Image.fromarray(image).save(path)
-    recipe = st.augment.Recipe(jitter=False, colordrop=False)
+    recipe = st.augment.Recipe(jitter=False, colordrop=False, blur=True, rotate=True)
 
     def views(source: Source) -> np.ndarray:
         made = two_views(
@@ -125,14 +131,60 @@ def test_files_and_memory_draw_crops_of_the_same_kind(tmp_path, rng):
             seed=0,
             size=(16, 16),
             first_step=0,
-            last_step=12,
+            last_step=3,
         )
         return np.concatenate([np.concatenate(pair) for pair in made])
 
     memory, files = views(from_arrays(images)), views(Source("files", paths=tuple(paths)))
-    assert memory.shape == files.shape
-    assert abs(memory.mean() - files.mean()) < 0.01
-    assert abs(memory.std() - files.std()) < 0.01
+    np.testing.assert_allclose(memory, files, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("batch_size", [6, 7, 12])
+def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batch_size):
+    images = rng.integers(0, 256, (24, 16, 20, 3), np.uint8)
+    source = from_arrays(images, np.arange(24))
+    recipe = st.augment.Recipe(blur=True, noise=True, noise_prob=1.0, rotate=True, cutout=True)
+    common = {"batch_size": batch_size, "recipe": recipe, "seed": 0, "first_step": 0}
+
+    def made() -> list[np.ndarray]:
+        views = two_views(source, size=(16, 16), last_step=4, **common)
+        labelled = labelled_batches(source, size=(16, 16), last_step=4, **common)
+        return [part.numpy() for batch in (*views, *labelled) for part in batch]
+
+    whole = made()
+    monkeypatch.setattr("simclr_tf.data.pipeline.PART_PIXELS", 3 * 16 * 16)
+    cut = made()
+    assert [part.shape for part in cut] == [part.shape for part in whole]
+    for ours, theirs in zip(cut, whole, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["fused", "reference"])
+def test_views_made_in_a_compiled_step_are_those_of_the_pipeline(rng, mode):
+    images = rng.integers(0, 256, (24, 16, 20, 3), np.uint8)
+    source = from_arrays(images)
+    recipe = st.augment.Recipe(
+        blur=True, noise=True, noise_prob=1.0, rotate=True, cutout=True, jitter_mode=mode
+    )
+    settings = {"batch_size": 6, "recipe": recipe, "seed": 0, "size": (16, 16)}
+    on_host = two_views(source, first_step=0, last_step=3, **settings)
+    drawn = drawn_batches(source, first_step=0, last_step=3, **settings)
+    compiled = tf.function(
+        lambda images, draw: st.augment.make_views(images, draw, (16, 16)), jit_compile=True
+    )
+    for ours, theirs in zip(drawn, on_host, strict=True):
+        for made, expected in zip(compiled(*ours), theirs, strict=True):
+            np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
+def test_views_may_be_made_in_bfloat16(rng):
+    images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
+    settings = {"batch_size": 12, "recipe": st.augment.Recipe(), "seed": 0}
+    for exact, short in zip(
+        two_views(images, **settings), two_views(images, dtype="bfloat16", **settings), strict=True
+    ):
+        assert short[0].dtype == tf.bfloat16
+        np.testing.assert_allclose(tf.cast(short[0], tf.float32), exact[0], atol=4 / 255)
 
 
 def test_a_batch_larger_than_the_data_is_an_error():

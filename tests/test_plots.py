@@ -152,6 +152,41 @@ def test_views_need_as_many_images(path, images):
         plots.plot_views(images[:3], [[images[0]]] * 2, path)
 
 
+def test_histograms_count_the_values_of_all_channels(rng):
+    images = rng.random((3, 5, 7, 3), np.float32)
+    images[0, 0, 0] = 0.0, 1.0, 0.999  # the last bin holds its upper edge
+    histograms = plots.histograms_of(images, bins=4)
+    bins = np.minimum(np.floor(4 * images.astype(np.float64)), 3).reshape(3, -1)
+    expected = [[np.mean(row == number) for number in range(4)] for row in bins]
+    np.testing.assert_allclose(histograms, expected, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(histograms.sum(axis=1), 1.0)
+
+
+def test_histograms_stand_beside_their_image(figures, path, images, rng):
+    histograms = rng.random((2, 3, 4, 8))  # 2 images, 3 columns, 4 lines, 8 bins
+    histograms[..., -1] = 5.0  # what is cut off at white hides nothing else
+    plots.plot_histograms(images[:2], histograms, path, column_titles=NAMES, title="Values")
+    panels = np.reshape(figures[0].axes, (2, 4))
+    for row, (left, *right) in enumerate(panels):
+        np.testing.assert_array_equal(left.images[0].get_array(), images[row])
+        for panel, lines in zip(right, histograms[row], strict=True):
+            drawn = [line.get_data() for line in panel.patches if not line.get_fill()]
+            np.testing.assert_array_equal([line.values for line in drawn], lines)
+            np.testing.assert_allclose(drawn[0].edges, np.arange(9) / 8)
+            assert panel.get_ylim() == right[0].get_ylim()
+            assert panel.get_ylim()[1] < 1.2
+    assert [panel.get_title() for panel in panels[0]] == ["", *NAMES]
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_histograms_of_few_and_of_black_images(path, rows):
+    black = np.zeros((rows, 6, 6, 3))
+    histograms = plots.histograms_of(black).reshape(rows, 1, 1, -1)
+    plots.plot_histograms(black, histograms, path, column_titles=["black"])
+    height, width, _ = pixels(path).shape
+    assert max(height, width) < 2_000
+
+
 def test_figures_leave_the_global_state_of_matplotlib_alone(path):
     script = (
         "import sys; from simclr_tf import plots; assert 'matplotlib' not in sys.modules\n"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tiny import norms, policy, tiny_encoder, tiny_simclr, tiny_views
 
+from simclr_tf.augment import Recipe, draw_views, make_views
 from simclr_tf.losses import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import make_optimizer
@@ -261,3 +264,25 @@ def test_model_survives_a_file(views, tmp_path):
 def test_weights_exist_before_the_first_call():
     model = SimCLR(tiny_encoder(), ProjectionHead(5))
     assert len(model.trainable_variables) == 3 + 5  # conv, gamma, beta; 2 kernels, 2 gammas, beta
+
+
+# --- Views made within the step ---
+
+
+@pytest.mark.parametrize("compiled_by_xla", [False, True])
+@pytest.mark.parametrize("microbatch_size", [0, 4])
+def test_a_step_that_makes_its_views_is_the_step_on_those_views(compiled_by_xla, microbatch_size):
+    images = np.random.default_rng(0).integers(0, 256, (COUNT, 12, 12, 3), np.uint8)
+    recipe, size = Recipe(blur=True, noise=True, rotate=True, cutout=True), (9, 9)
+    draw = draw_views(recipe, 2 * COUNT, seed=0, step=0, size=size)
+    make = functools.partial(make_views, size=size)
+
+    def after(data, augment):
+        model = tiny_simclr(microbatch_size=microbatch_size, augment=augment)
+        model.compile(keras.optimizers.SGD(0.1), NTXent(0.5), jit_compile=compiled_by_xla)
+        return weights_after(model, data)
+
+    ours = after((images, draw), make)
+    theirs = after(make(tf.constant(images), draw), None)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)

@@ -306,6 +306,22 @@ def test_choices_pretrain(pictures, tmp_path, flags):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("xla", ["true", "false"])
+def test_views_made_on_the_device_train_as_those_of_the_host(pictures, tmp_path, xla):
+    flags = ("--max_steps=3", "--blur", "--noise", "--rotate", "--cutout", f"--xla={xla}")
+    for place in ("host", "device"):
+        assert pretrain(tmp_path / place, pictures, f"--augment_on={place}", *flags) == 0
+    host, device = (final_arrays(tmp_path / place) for place in ("host", "device"))
+    for name, values in host.items():
+        np.testing.assert_allclose(device[name], values, rtol=1e-2, atol=1e-3, err_msg=name)
+
+
+def test_views_are_made_on_the_device_only_of_images_in_memory(pictures, tmp_path, capsys):
+    assert pretrain(tmp_path, pictures, "--augment_on=device", "--cache=false") == 2
+    assert "--cache=true" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [("--xla=true",), ("--model=34",), ("--model=50",)], ids=" ".join)
 def test_choices_that_take_long_to_compile(pictures, tmp_path, flags):
     assert pretrain(tmp_path, pictures, "--max_steps=2", *flags) == 0

@@ -1,10 +1,9 @@
 """Brightness, contrast, saturation, hue and gray drop as one 3x3 matrix and an offset per image.
 
 Saturation and hue (a rotation in the YIQ plane) leave an image's luma alone, so contrast about the
-mean
-luma commutes with them: the five operations are affine in the colours of a pixel, and only the
-    clip to
-[0, 1], done once at the end, tells their order apart from the reference's.
+mean luma commutes with them: the five operations are affine in the colours of a pixel, and only
+the clip to [0, 1], done once at the end, tells their order apart from the reference's, which is in
+`colour_sequence`.
 """
 
 from __future__ import annotations
@@ -32,7 +31,8 @@ class ColourDraw(NamedTuple):
     """Colour parameters, float32 [N] each; the identity is 1, 1, 1, 0, 0.
 
     `brightness`, `contrast` and `saturation` are factors, `hue` is a share of the full turn in
-    [-0.5, 0.5], `gray` is 1 where the colours are dropped, else 0.
+    [-0.5, 0.5], `gray` is 1 where the colours are dropped, else 0. `order`, int32 [N, 4], says in
+    which order `colour_sequence` applies the first four; None: they are fused.
     """
 
     brightness: tf.Tensor
@@ -40,6 +40,7 @@ class ColourDraw(NamedTuple):
     saturation: tf.Tensor
     hue: tf.Tensor
     gray: tf.Tensor
+    order: tf.Tensor | None = None
 
 
 def draw_colour(
@@ -49,11 +50,13 @@ def draw_colour(
     strength: float,
     jitter_prob: float,
     gray_prob: float,
+    in_order: bool = False,
 ) -> ColourDraw:
     """Draws the colour distortion of each image (arXiv 2002.05709, appendix A).
 
     Factors are uniform in [max(0, 1 - 0.8 s), 1 + 0.8 s] and hue in [-0.2 s, 0.2 s] for strength
-    s, in the images that drew the jitter; gray is drawn independently.
+    s, in the images that drew the jitter; gray is drawn independently, and so is the order of the
+    four operations where `in_order` asks for it.
     """
     draws = tf.unstack(tf.random.stateless_uniform([6, count], seed, alg="philox"))
     jittered = draws[0] < jitter_prob  # [N]
@@ -64,7 +67,12 @@ def draw_colour(
 
     hue = tf.where(jittered, 0.2 * strength * (2.0 * draws[4] - 1.0), 0.0)
     gray = tf.cast(draws[5] < gray_prob, tf.float32)
-    return ColourDraw(factor(draws[1]), factor(draws[2]), factor(draws[3]), hue, gray)
+    order = None
+    if in_order:
+        order_seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
+        keys = tf.random.stateless_uniform([count, 4], order_seed, alg="philox")
+        order = tf.argsort(keys, axis=1)  # a permutation of 0..3 per image
+    return ColourDraw(factor(draws[1]), factor(draws[2]), factor(draws[3]), hue, gray, order)
 
 
 def colour_matrix(draw: ColourDraw) -> tf.Tensor:
@@ -80,16 +88,30 @@ def colour_matrix(draw: ColourDraw) -> tf.Tensor:
     return gain * tf.matmul(saturate, hue)
 
 
+def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) -> list[tf.Tensor]:
+    """Distorts the colours of images whose channels are apart, without the clip.
+
+    Args:
+        channels: Red, green and blue, float32 [N, H, W] each.
+        draw: Parameters of N images.
+        mean: Mean colour of each image, float32 [N, 3].
+
+    Returns:
+        Red, green and blue.
+    """
+    matrix = colour_matrix(draw)[..., tf.newaxis, tf.newaxis]  # [N, 3, 3, 1, 1]
+    offset = (1.0 - draw.contrast) * draw.brightness * tf.reduce_sum(mean * LUMA, axis=1)  # [N]
+    offset = offset[:, tf.newaxis, tf.newaxis]
+    red, green, blue = channels
+    return [
+        matrix[:, c, 0] * red + matrix[:, c, 1] * green + matrix[:, c, 2] * blue + offset
+        for c in range(3)
+    ]
+
+
 def apply_colour(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
     """Distorts the colours of each image: float [N, H, W, 3] in [0, 1], the same out, clipped."""
-    matrix = colour_matrix(draw)  # [N, 3, 3]
-    count, height, width = tf.shape(images)[0], images.shape[1], images.shape[2]
-    pixels = tf.reshape(images, [count, height * width, 3])
-    mean_luma = tf.reduce_mean(
-        tf.tensordot(tf.cast(tf.reduce_mean(pixels, axis=1), tf.float32), LUMA, 1)[:, tf.newaxis],
-        axis=1,
-    )  # [N]
-    offset = (1.0 - draw.contrast) * draw.brightness * mean_luma
-    out = tf.matmul(pixels, tf.cast(matrix, images.dtype), transpose_b=True)  # [N, HW, 3]
-    out += tf.cast(offset, images.dtype)[:, tf.newaxis, tf.newaxis]
-    return tf.reshape(tf.clip_by_value(out, 0, 1), [count, height, width, 3])
+    pixels = tf.cast(images, tf.float32)
+    mean = tf.reduce_mean(pixels, axis=[1, 2])
+    mixed = tf.stack(mix_colours(tf.unstack(pixels, axis=-1), draw, mean), axis=-1)
+    return tf.cast(tf.clip_by_value(mixed, 0, 1), images.dtype)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 SIGMA_RANGE = (0.1, 2.0)  # pixels of the view; arXiv 2002.05709, appendix A
+BLUR_RADIUS = 8  # pixels: four times the largest sigma, beyond which lies 1/16,000 of the weight
 NOISE_MAX = 0.1  # largest standard deviation, in shares of the value range
 CUTOUT_SIDE = (0.1, 0.5)  # side of the square in shares of the shorter side of the view
 CUTOUT_VALUE = 0.5
@@ -19,60 +23,119 @@ def draw_sigma(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> tf.Te
     return tf.where(draws[:, 1] < prob, low + (high - low) * draws[:, 0], 0.0)
 
 
-def blur_matrix(sigma: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns one axis of a Gaussian blur, [N, size, size]; rows sum to 1, sigma 0 is the identity.
+def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """Blurs axis 1 of each example with a Gaussian of its own width.
 
-    A kernel that reaches beyond the edge is cut and renormalised, so that edges do not darken.
+    The kernel ends `BLUR_RADIUS` pixels from its centre. Where it reaches beyond the edge it is
+    cut and renormalised, so that edges do not darken. Written as one sum of shifted copies, which
+    XLA makes one pass.
+
+    Args:
+        values: float32 [N, L, K], L static. An image's rows, or the rows of a sampling matrix:
+            blurring the matrix blurs what it samples.
+        sigma: Standard deviation in steps along the axis, float32 [N]; 0 changes nothing.
+
+    Returns:
+        The shape and dtype of `values`.
     """
-    positions = tf.range(size, dtype=tf.float32)
-    square = tf.square(positions[:, tf.newaxis] - positions[tf.newaxis, :])  # [size, size]
+    length = values.shape[1]
+    radius = min(BLUR_RADIUS, length - 1)
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
-    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis, tf.newaxis]
-    weights = tf.exp(-0.5 * square / tf.square(width))
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
+    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
+    kernel = tf.exp(-0.5 * tf.square(offsets / width))  # [N, 2 radius + 1]
+    padded = tf.pad(values, [[0, 0], [radius, radius], [0, 0]])
+    inside = tf.pad(tf.ones([length]), [[radius, radius]])
+    total, weight = tf.zeros_like(values), tf.zeros([1, length])
+    for shift in range(2 * radius + 1):
+        tap = kernel[:, shift, tf.newaxis]  # [N, 1]
+        total += tap[..., tf.newaxis] * padded[:, shift : shift + length]
+        weight += tap * inside[shift : shift + length]
+    return total / weight[..., tf.newaxis]
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs each image with its own width.
 
     Args:
-        images: float [N, H, W, C], H and W static.
+        images: float [N, H, W, C], H, W and C static.
         sigma: Standard deviation in pixels, float32 [N]; 0 leaves the image as it is.
 
     Returns:
-        The shape and dtype of `images`. Only the images with a sigma above 0 are computed.
+        The shape and dtype of `images`.
     """
-    drawn = tf.where(sigma > 0.0)  # [K, 1]
-    chosen = tf.gather(images, drawn[:, 0])  # [K, H, W, C]
-    width = tf.cast(tf.gather(sigma, drawn[:, 0]), tf.float32)
-    rows = tf.cast(blur_matrix(width, images.shape[1]), images.dtype)
-    columns = tf.cast(blur_matrix(width, images.shape[2]), images.dtype)
-    planes = tf.transpose(chosen, [0, 3, 1, 2])  # [K, C, H, W]
-    planes = tf.matmul(
-        tf.matmul(rows[:, tf.newaxis], planes), columns[:, tf.newaxis], transpose_b=True
-    )
-    return tf.tensor_scatter_nd_update(images, drawn, tf.transpose(planes, [0, 2, 3, 1]))
+    height, width, channels = images.shape[1:]
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
+    rows = tf.reshape(blur_axis(rows, sigma), [-1, height, width, channels])
+    columns = tf.reshape(tf.transpose(rows, [0, 2, 1, 3]), [-1, width, height * channels])
+    columns = tf.reshape(blur_axis(columns, sigma), [-1, width, height, channels])
+    return tf.cast(tf.transpose(columns, [0, 2, 1, 3]), images.dtype)
 
 
 class NoiseDraw(NamedTuple):
-    """`stddev` float32 [N], 0 where not drawn; `seed` int32 [2] of the batch's noise."""
+    """`stddev` float32 [N], 0 where not drawn; `key` uint32 [N, 2], from which the noise follows.
+
+    A key of its own for each image makes its noise independent of its neighbours and of where the
+    batch is cut.
+    """
 
     stddev: tf.Tensor
-    seed: tf.Tensor
+    key: tf.Tensor
 
 
 def draw_noise(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> NoiseDraw:
     """Draws one noise level per image, uniform in 0..0.1 of the value range."""
-    level_seed, noise_seed = tf.unstack(
-        tf.random.experimental.stateless_split(seed, 2, alg="philox")
-    )
+    level_seed, key_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2, alg="philox"))
     draws = tf.random.stateless_uniform([count, 2], level_seed, alg="philox")
-    return NoiseDraw(tf.where(draws[:, 1] < prob, NOISE_MAX * draws[:, 0], 0.0), noise_seed)
+    key = tf.random.stateless_uniform([count, 2], key_seed, None, None, tf.uint32, alg="philox")
+    return NoiseDraw(tf.where(draws[:, 1] < prob, NOISE_MAX * draws[:, 0], 0.0), key)
+
+
+def standard_normal(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
+    """Makes normal numbers of keys, the same ones eager, in a graph, under XLA and on any device.
+
+    A hash of (key, position) gives two 16-bit numbers, each of them a quantile of the normal
+    distribution: integers up to the last look-up, and a tenth of the time of TensorFlow's
+    generator, whose numbers differ under XLA. The largest of them is 4.2.
+
+    Args:
+        key: uint32 [N, 2].
+        shape: Static shape of one example.
+
+    Returns:
+        float32 [N, *shape].
+    """
+    count = math.prod(shape)
+    position = tf.range((count + 1) // 2, dtype=tf.int32)
+    position = tf.bitcast(position, tf.uint32)[tf.newaxis]
+    # An odd factor and an offset per image: a Weyl sequence of its own, made random by the
+    # finaliser of MurmurHash3.
+    h = position * (key[:, :1] | tf.constant(1, tf.uint32)) + key[:, 1:]  # [N, count / 2]
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ tf.bitwise.right_shift(h, tf.constant(shift, tf.uint32))) * tf.constant(
+            factor, tf.uint32
+        )
+    h ^= tf.bitwise.right_shift(h, tf.constant(16, tf.uint32))
+    low = tf.cast(h & tf.constant(0xFFFF, tf.uint32), tf.int32)
+    high = tf.cast(tf.bitwise.right_shift(h, tf.constant(16, tf.uint32)), tf.int32)
+    halves = tf.concat([low, high], axis=1)[:, :count]
+    return tf.reshape(tf.gather(_normal_quantiles(), halves), [-1, *shape])
+
+
+@functools.cache
+def _normal_quantiles() -> np.ndarray:
+    """The normal distribution at (i + 0.5) / 65536, float32 [65536]."""
+    with tf.init_scope():
+        shares = (np.arange(65536, dtype=np.float64) + 0.5) / 65536
+        return tf.math.ndtri(shares).numpy().astype(np.float32)
 
 
 def add_noise(images: tf.Tensor, draw: NoiseDraw) -> tf.Tensor:
-    """Adds Gaussian noise, independent per pixel and channel, and clips to [0, 1]."""
-    noise = tf.random.stateless_normal(tf.shape(images), draw.seed, alg="philox")
+    """Adds Gaussian noise to float [N, H, W, C], independent per pixel and channel, and clips it.
+
+    Returns the shape and dtype of `images`, in [0, 1].
+    """
+    noise = standard_normal(draw.key, tuple(images.shape[1:]))
     noise *= draw.stddev[:, tf.newaxis, tf.newaxis, tf.newaxis]
     return tf.clip_by_value(images + tf.cast(noise, images.dtype), 0, 1)
 

@@ -1,8 +1,8 @@
 """Crop, flip and rotation: draws of their parameters, and their application to batches.
 
 Crop, antialiased resize and flip are linear and separable: one small matrix for the rows and one
-    for
-the columns of each image does all three, so a batch costs two batched matrix products.
+for the columns of each image does all three, so a batch costs two batched matrix products. Masks
+take the same windows and angles with the nearest pixel.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def draw_boxes(
 
 
 def sampling_matrix(
-    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor, *, source: int, target: int
+    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, *, source: int, target: int
 ) -> tf.Tensor:
     """Returns the rows that resample one axis: [N, target, source], each row summing to 1.
 
@@ -98,19 +98,67 @@ def sampling_matrix(
 
     Args:
         start, extent: The window's corner and length in shares of the axis, float32 [N].
-        flip: 1 where the axis is mirrored within the window, float32 [N].
+        flip: 1 where the axis is mirrored within the window, float32 [N], or 0 for none.
         source: Pixels of the axis before.
         target: Pixels of the axis after.
     """
+    centres = _centres(start, extent, flip, source, target) - 0.5  # [N, t] as pixel indices
+    scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis]  # [N, 1]
+    gain = 1.0 / _triangle_sum(centres, scale, source)  # [N, t]
+    # relu(gain - |slope * pixel - offset|): one element-wise pass, and no second one to normalise.
+    slope, offset = gain / scale, centres * (gain / scale)
+    pixels = tf.range(source, dtype=tf.float32)  # [s]
+    distance = tf.abs(slope[..., tf.newaxis] * pixels - offset[..., tf.newaxis])
+    return tf.nn.relu(gain[..., tf.newaxis] - distance)  # [N, t, s]
+
+
+def _centres(
+    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, source: int, target: int
+) -> tf.Tensor:
+    """Returns where the centres of the target's pixels lie, [N, target], in 0..source."""
     steps = (tf.range(target, dtype=tf.float32) + 0.5) / target  # [t] in 0..1 of the window
-    flip = flip[:, tf.newaxis]
+    flip = tf.broadcast_to(flip, tf.shape(start))[:, tf.newaxis]
     steps = steps * (1.0 - flip) + (1.0 - steps) * flip  # [N, t]
-    centres = (start[:, tf.newaxis] + extent[:, tf.newaxis] * steps) * source  # in source pixels
-    scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis, tf.newaxis]
-    pixels = tf.range(source, dtype=tf.float32) + 0.5  # [s]
-    # Written with relu and abs only: the whole matrix is one element-wise pass.
-    weights = tf.nn.relu(1.0 - tf.abs(pixels - centres[..., tf.newaxis]) / scale)  # [N, t, s]
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+    return (start[:, tf.newaxis] + extent[:, tf.newaxis] * steps) * source
+
+
+def _triangle_sum(centres: tf.Tensor, scale: tf.Tensor, size: int) -> tf.Tensor:
+    """Sums max(0, 1 - |pixel - centre| / scale) over the pixels 0..size-1, as two series."""
+    left = tf.floor(centres)  # the pixel at or left of the centre; -1 is possible
+    away = centres - left  # in [0, 1)
+
+    def side(nearest: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
+        # Pixels at distances nearest, nearest + 1, ...; one at distance `scale` itself weighs 0.
+        count = tf.clip_by_value(tf.floor(scale - nearest) + 1.0, 0.0, available)
+        return count - count * (nearest + (count - 1.0) / 2.0) / scale
+
+    return side(away, left + 1.0) + side(1.0 - away, size - 1.0 - left)
+
+
+def to_planes(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Lays the channels of each row side by side: [N, H, W, C] -> [N, H, C, W] of `dtype`.
+
+    In this layout both axes are resampled by one matrix product an image, and no product needs
+    a transpose.
+    """
+    return tf.cast(tf.transpose(images, [0, 1, 3, 2]), dtype)
+
+
+def resample(planes: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Multiplies each image by its matrices: [N, H, C, W] -> [N, h, C, w].
+
+    Args:
+        planes: Images as `to_planes` lays them.
+        rows: [N, h, H], same dtype.
+        columns: [N, w, W], same dtype.
+    """
+    source_height, channels, source_width = planes.shape[1:]
+    height, width = rows.shape[1], columns.shape[1]
+    flat = tf.reshape(planes, [-1, source_height, channels * source_width])
+    half = tf.matmul(rows, flat)  # [N, h, C * W]
+    half = tf.reshape(half, [-1, height * channels, source_width])
+    full = tf.matmul(half, columns, transpose_b=True)  # [N, h * C, w]
+    return tf.reshape(full, [-1, height, channels, width])
 
 
 def crop_resize(images: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:
@@ -124,51 +172,42 @@ def crop_resize(images: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Te
     Returns:
         [N, h, w, C] in the images' value range; float32, and bfloat16 for bfloat16 images.
     """
-    source_height, source_width = images.shape[1], images.shape[2]
     dtype = tf.bfloat16 if images.dtype == tf.bfloat16 else tf.float32
-    zero = tf.zeros_like(boxes.flip)
-    rows = sampling_matrix(
-        boxes.top, boxes.height, zero, source=source_height, target=size[0]
-    )  # [N, h, H]
-    columns = sampling_matrix(
-        boxes.left, boxes.width, boxes.flip, source=source_width, target=size[1]
-    )  # [N, w, W]
-    planes = tf.transpose(tf.cast(images, dtype), [0, 3, 1, 2])  # [N, C, H, W]
-    half = tf.matmul(tf.cast(rows, dtype)[:, tf.newaxis], planes)  # [N, C, h, W]
-    full = tf.matmul(half, tf.cast(columns, dtype)[:, tf.newaxis], transpose_b=True)
-    return tf.transpose(full, [0, 2, 3, 1])  # [N, h, w, C]
+    rows, columns = window_matrices(boxes, source=tuple(images.shape[1:3]), size=size)
+    planes = resample(to_planes(images, dtype), tf.cast(rows, dtype), tf.cast(columns, dtype))
+    return tf.transpose(planes, [0, 1, 3, 2])
 
 
-def crop_resize_one(image: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:
-    """`crop_resize` of V windows of a single image of any size, for images that differ in size.
+def window_matrices(
+    boxes: Boxes, *, source: tuple[int, int], size: tuple[int, int]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the matrices of crop, resize and flip: rows [N, h, H] and columns [N, w, W]."""
+    rows = sampling_matrix(boxes.top, boxes.height, 0.0, source=source[0], target=size[0])
+    columns = sampling_matrix(boxes.left, boxes.width, boxes.flip, source=source[1], target=size[1])
+    return rows, columns
+
+
+def crop_nearest(masks: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:
+    """`crop_resize` for masks: each pixel is that under its centre, so that labels stay labels.
 
     Args:
-        image: uint8 [H, W, C], H and W may be unknown.
-        boxes: V windows.
-        size: (h, w) of the results.
+        masks: [N, H, W, C] of any dtype; H and W static.
+        boxes: One window per mask, those of its image.
+        size: (h, w) of the result in pixels.
 
     Returns:
-        float32 [V, h, w, C], equal to `crop_resize` of the image repeated V times.
+        [N, h, w, C] of the masks' dtype.
     """
-    shape = tf.cast(tf.shape(image)[:2], tf.float32)
-    target = tf.constant(size, tf.float32)
 
-    def cut(window: Boxes) -> tf.Tensor:
-        extent = tf.stack([window.height, window.width])
-        scale = target / (extent * shape)
-        translation = -tf.stack([window.top, window.left]) * shape * scale
-        view = tf.raw_ops.ScaleAndTranslate(
-            images=image[tf.newaxis],
-            size=size,
-            scale=scale,
-            translation=translation,
-            kernel_type="triangle",
-            antialias=True,
-        )[0]
-        return tf.where(window.flip > 0.5, tf.reverse(view, [1]), view)
+    def under(centres: tf.Tensor, source: int) -> tf.Tensor:
+        return tf.clip_by_value(tf.cast(tf.floor(centres), tf.int32), 0, source - 1)
 
-    views = boxes.top.shape[0]
-    return tf.stack([cut(Boxes(*(field[v] for field in boxes))) for v in range(views)])
+    height, width = masks.shape[1], masks.shape[2]
+    rows = under(_centres(boxes.top, boxes.height, 0.0, height, size[0]), height)  # [N, h]
+    columns = under(_centres(boxes.left, boxes.width, boxes.flip, width, size[1]), width)  # [N, w]
+    tall = tf.gather(masks, rows, batch_dims=1)  # [N, h, W, C]
+    tall = tf.transpose(tall, [0, 2, 1, 3])
+    return tf.transpose(tf.gather(tall, columns, batch_dims=1), [0, 2, 1, 3])
 
 
 def draw_angles(
@@ -180,12 +219,15 @@ def draw_angles(
     return tf.where(draws[:, 1] < prob, angle, 0.0)
 
 
-def rotate(images: tf.Tensor, degrees: tf.Tensor, *, nearest: bool = False) -> tf.Tensor:
-    """Turns each image counter-clockwise about its centre; beyond the edge the image is mirrored.
+def rotate(
+    images: tf.Tensor, degrees: tf.Tensor, *, fill: float | None = None, nearest: bool = False
+) -> tf.Tensor:
+    """Turns each image counter-clockwise about its centre.
 
     Args:
         images: [N, H, W, C], any dtype, H and W static.
         degrees: float32 [N].
+        fill: Value of what comes from beyond the edge; None: the image is mirrored there.
         nearest: Take the nearest pixel (masks) instead of interpolating between four.
 
     Returns:
@@ -198,15 +240,19 @@ def rotate(images: tf.Tensor, degrees: tf.Tensor, *, nearest: bool = False) -> t
     x = (tf.range(width, dtype=tf.float32) - (width - 1) / 2)[tf.newaxis, :]  # [1, W]
     source_y = sin * x + cos * y + (height - 1) / 2  # [N, H, W]
     source_x = cos * x - sin * y + (width - 1) / 2
-
     flat = tf.reshape(images, [-1, height * width, images.shape[3]])  # [N, HW, C]
 
     def take(rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         index = _mirror(rows, height) * width + _mirror(columns, width)
-        return tf.gather(flat, index, batch_dims=1)  # [N, H, W, C]
+        pixels = tf.gather(flat, index, batch_dims=1)  # [N, H, W, C]
+        if fill is None:
+            return pixels
+        inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+        return tf.where(inside[..., tf.newaxis], pixels, tf.cast(fill, images.dtype))
 
     if nearest:
-        return take(tf.cast(tf.round(source_y), tf.int32), tf.cast(tf.round(source_x), tf.int32))
+        # Halves go up: to even, a quarter turn would drop and repeat every other line of a mask.
+        return take(*(tf.cast(tf.floor(s + 0.5), tf.int32) for s in (source_y, source_x)))
     top, left = tf.floor(source_y), tf.floor(source_x)
     down = tf.cast(source_y - top, images.dtype)[..., tf.newaxis]  # weight of the lower row
     right = tf.cast(source_x - left, images.dtype)[..., tf.newaxis]

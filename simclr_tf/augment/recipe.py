@@ -11,6 +11,7 @@ from simclr_tf.errors import UserError
 
 OPERATIONS = ("crop", "flip", "jitter", "colordrop", "blur", "noise", "rotate", "cutout")
 """The switches of a recipe, in the order in which views are made."""
+JITTER_MODES = ("fused", "reference")
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Recipe:
         strength: Colour strength s: brightness, contrast, saturation 0.8 s, hue 0.2 s.
         max_rotation: Largest angle, degrees, to either side.
         crop_area_min: Smallest share of the image's area that a crop covers.
+        jitter_mode: "fused": the colour operations are one matrix and are clipped once;
+            "reference": one after the other, in random order, clipped after each.
     """
 
     crop: bool = True
@@ -59,6 +62,7 @@ class Recipe:
     strength: float = 0.5
     max_rotation: float = 30.0
     crop_area_min: float = 0.08
+    jitter_mode: str = "fused"
 
     def __post_init__(self) -> None:
         for name in ("flip", "jitter", "color", "blur", "noise", "rotate", "cutout"):
@@ -74,6 +78,11 @@ class Recipe:
             )
         if self.strength < 0.0:
             raise UserError(f"Expected --strength of 0 or more, got {self.strength}.")
+        if self.jitter_mode not in JITTER_MODES:
+            raise UserError(
+                f"Expected one of {', '.join(JITTER_MODES)} for --jitter_mode, got "
+                f"{self.jitter_mode!r}."
+            )
         if not 0.0 <= self.max_rotation <= 180.0:
             raise UserError(f"Expected --max_rotation in 0..180 degrees, got {self.max_rotation}.")
 

@@ -2,28 +2,52 @@
 
 Drawing and applying are separate, so that a test can hand in exact parameters, the host can draw
 what the device applies, and a mask can get the geometry of its image.
+
+The linear operations come first, then the colours, then what is left:
+
+    images   uint8 [N, H, W, 3]
+    planes   [N, H, 3, W]  channels side by side, so that both products need no transpose
+    resample crop, resize, flip and blur: rows [N, h, H] x planes x columns [N, w, W]
+    finish   rotation, colours, clip, noise, cutout, back to [N, h, w, 3]
+
+The products run as TensorFlow's own kernels, all that is element-wise around them is compiled by
+XLA into a few passes, on the host as well as within a training step that is compiled whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from simclr_tf.augment.colour import ColourDraw, apply_colour, draw_colour
+from simclr_tf.augment.colour import ColourDraw, draw_colour, mix_colours
+from simclr_tf.augment.colour_sequence import apply_colour_in_order
 from simclr_tf.augment.filters import (
     NoiseDraw,
     Squares,
     add_noise,
+    blur_axis,
     cutout,
     draw_noise,
     draw_sigma,
     draw_squares,
     gaussian_blur,
 )
-from simclr_tf.augment.geometry import Boxes, crop_resize, draw_angles, draw_boxes, rotate
+from simclr_tf.augment.geometry import (
+    Boxes,
+    crop_nearest,
+    draw_angles,
+    draw_boxes,
+    resample,
+    rotate,
+    to_planes,
+    window_matrices,
+)
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.seeds import stream_seed
+
+Size = tuple[int, int]
 
 
 class Draw(NamedTuple):
@@ -43,7 +67,7 @@ def draw_views(
     *,
     seed: int,
     step: tf.Tensor | int,
-    size: tuple[int, int],
+    size: Size,
     aspect: tf.Tensor | float = 1.0,
     stream: str = "views",
 ) -> Draw:
@@ -80,6 +104,7 @@ def draw_views(
             strength=recipe.strength,
             jitter_prob=recipe.jitter_prob if recipe.jitter else 0.0,
             gray_prob=recipe.color_prob if recipe.colordrop else 0.0,
+            in_order=recipe.jitter_mode == "reference",
         )
     if recipe.blurs(size):
         sigma = draw_sigma(count, stream_of("blur"), prob=recipe.blur_prob)
@@ -90,33 +115,150 @@ def draw_views(
     return Draw(boxes, degrees, colour, sigma, noise, squares)
 
 
-def apply_views(images: tf.Tensor, draw: Draw, size: tuple[int, int]) -> tf.Tensor:
+def map_draw(function: Callable[[tf.Tensor], tf.Tensor], draw: Draw) -> Draw:
+    """Returns the draw with `function` applied to each of its tensors."""
+    return tf.nest.map_structure(lambda field: None if field is None else function(field), draw)
+
+
+def apply_views(
+    images: tf.Tensor,
+    draw: Draw,
+    size: Size,
+    dtype: tf.DType | str = tf.float32,
+    *,
+    cropped: bool = False,
+) -> tf.Tensor:
     """Makes one view of each image from drawn parameters.
+
+    Where colours are jittered in the reference's order, blur comes after them as it does there;
+    where they are fused, it comes before them, with the crop, and the clip is the only difference.
 
     Args:
         images: uint8 [N, H, W, 3], of one size.
         draw: Parameters of N views.
         size: (h, w) of the views in pixels.
+        dtype: Number format of the products and of the result: float32 or bfloat16, which is
+            faster where the machine has instructions for it and within two 8-bit steps.
+        cropped: The images are cropped, mirrored and resized by `draw.boxes` already.
 
     Returns:
-        float32 [N, h, w, 3] in [0, 1].
+        [N, h, w, 3] of `dtype` in [0, 1].
     """
-    views = crop_resize(images, draw.boxes, size) * (1.0 / 255.0)
-    return finish_views(views, draw)
-
-
-def finish_views(views: tf.Tensor, draw: Draw) -> tf.Tensor:
-    """Applies all that comes after the crop to views float [N, h, w, 3] in [0, 1]."""
+    dtype = tf.as_dtype(dtype)
+    in_order = draw.colour if draw.colour and draw.colour.order is not None else None
+    sigma = None if in_order else draw.sigma
+    planes = _to_planes(tf.convert_to_tensor(images), dtype)
+    if not cropped or sigma is not None:
+        source = planes.shape[1], planes.shape[3]
+        boxes = _whole(tf.shape(planes)[0]) if cropped else draw.boxes
+        rows, columns = _matrices(boxes, source, size, dtype if sigma is None else tf.float32)
+        if sigma is not None:
+            rows, columns = _blurred(rows, sigma, dtype), _blurred(columns, sigma, dtype)
+        planes = resample(planes, rows, columns)
+    if in_order:
+        return _finish_in_order(_to_views(planes, draw.degrees), in_order, draw, dtype)
     if draw.degrees is not None:
-        views = rotate(views, draw.degrees)
-    if draw.colour is not None:
-        views = apply_colour(views, draw.colour)
+        return _finish_fused(_to_views(planes, draw.degrees), 3, draw, dtype)
+    return _finish_fused(planes, 2, draw, dtype)
+
+
+def make_views(
+    images: tf.Tensor, draw: Draw, size: Size, dtype: tf.DType | str = tf.float32
+) -> tuple[tf.Tensor, ...]:
+    """Makes several views of each image: one for every N parameters in `draw`.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        draw: Parameters of V * N views, those of all first views first.
+        size, dtype: As for `apply_views`.
+
+    Returns:
+        V batches of views, [N, h, w, 3] of `dtype` in [0, 1].
+    """
+    count = draw.boxes.top.shape[0] // images.shape[0]
+    return tuple(tf.split(apply_views(tf.concat([images] * count, 0), draw, size, dtype), count))
+
+
+def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
+    """Gives masks the geometry of their images' views: the same windows, flips and angles.
+
+    Args:
+        masks: Labels [N, H, W, 1] of any integer dtype, of the images' size.
+        draw: The parameters that the images' views are made with; only their geometry counts.
+        size: (h, w) of the views in pixels.
+
+    Returns:
+        [N, h, w, 1] of the masks' dtype; every value is one of the mask's own.
+    """
+    masks = crop_nearest(masks, draw.boxes, size)
+    return masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
+
+
+def _whole(count: tf.Tensor) -> Boxes:
+    zero, one = tf.zeros([count]), tf.ones([count])
+    return Boxes(zero, zero, one, one, zero)
+
+
+# Each of these is one XLA computation. Blurring the sampling matrices is apart from making them:
+# together, XLA would make every element once for each tap of the kernel.
+
+
+@tf.function(jit_compile=True)
+def _to_planes(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return to_planes(images, dtype)
+
+
+@tf.function(jit_compile=True)
+def _matrices(
+    boxes: Boxes, source: Size, size: Size, dtype: tf.DType
+) -> tuple[tf.Tensor, tf.Tensor]:
+    rows, columns = window_matrices(boxes, source=source, size=size)
+    return tf.cast(rows, dtype), tf.cast(columns, dtype)
+
+
+@tf.function(jit_compile=True)
+def _blurred(matrix: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(blur_axis(matrix, sigma), dtype)
+
+
+@tf.function(jit_compile=True)
+def _to_views(planes: tf.Tensor, degrees: tf.Tensor | None) -> tf.Tensor:
+    views = tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2])
+    return views if degrees is None else rotate(views, degrees)
+
+
+def _finish_fused(pixels: tf.Tensor, axis: int, draw: Draw, dtype: tf.DType) -> tf.Tensor:
+    mean = None
+    if draw.colour is not None:  # outside of XLA, which sums one number at a time on a CPU
+        mean = tf.reduce_mean(tf.cast(pixels, tf.float32), [i for i in (1, 2, 3) if i != axis])
+    return _finish(pixels, mean, axis, draw, dtype)
+
+
+@tf.function(jit_compile=True)
+def _finish(
+    pixels: tf.Tensor, mean: tf.Tensor | None, axis: int, draw: Draw, dtype: tf.DType
+) -> tf.Tensor:
+    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [N, 3]."""
+    channels = tf.unstack(tf.cast(pixels, tf.float32) * (1.0 / 255.0), axis=axis)
+    if draw.colour is not None and mean is not None:
+        channels = mix_colours(channels, draw.colour, mean * (1.0 / 255.0))
+    return tf.cast(_filter(tf.stack(channels, axis=-1), draw), dtype)
+
+
+@tf.function(jit_compile=True)
+def _finish_in_order(
+    views: tf.Tensor, colour: ColourDraw, draw: Draw, dtype: tf.DType
+) -> tf.Tensor:
+    views = apply_colour_in_order(tf.clip_by_value(views * (1.0 / 255.0), 0, 1), colour)
     if draw.sigma is not None:
         views = gaussian_blur(views, draw.sigma)
+    return tf.cast(_filter(views, draw), dtype)
+
+
+def _filter(views: tf.Tensor, draw: Draw) -> tf.Tensor:
+    # The weights of a resampled or blurred pixel sum to 1 but for rounding: white may come out
+    # above 1 without any colour operation.
+    views = tf.clip_by_value(views, 0, 1)
     if draw.noise is not None:
         views = add_noise(views, draw.noise)
-    if draw.squares is not None:
-        views = cutout(views, draw.squares)
-    # The weights of a resampled or blurred pixel sum to 1 but for rounding: white comes out above
-    # 1.
-    return tf.clip_by_value(views, 0, 1)
+    return views if draw.squares is None else cutout(views, draw.squares)

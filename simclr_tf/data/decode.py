@@ -1,4 +1,4 @@
-"""Reading one image file: every common format and mode to RGB."""
+"""Reading one image file, whole or a few windows of it: every common format and mode to RGB."""
 
 from __future__ import annotations
 
@@ -14,7 +14,20 @@ from simclr_tf.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 T = TypeVar("T")
-_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 turn the image by a quarter
+_ORIENTATION = 0x0112  # EXIF tag
+# How pixels as stored become the image, by orientation: (transposed, then upside down, then
+# mirrored left-right).
+_TURNS = {
+    1: (False, False, False),
+    2: (False, False, True),
+    3: (False, True, True),
+    4: (False, True, False),
+    5: (True, False, False),
+    6: (True, False, True),
+    7: (True, True, True),
+    8: (True, True, False),
+}
+_JPEG_SCALES = (8, 4, 2)  # the decoder can shrink by these
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -30,7 +43,39 @@ def read_image(path: str | Path) -> np.ndarray:
     Raises:
         UserError: The file is missing, is no image, is cut off, or is too large to be one.
     """
-    return np.asarray(_open(path, _to_rgb))
+    return _open(path, lambda image: np.asarray(_to_rgb(_upright(image))))
+
+
+def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Reads V windows of an image, each resized to `size`: the file is decoded once for all.
+
+    Equal to `augment.geometry.crop_resize` of `read_image`, rounded, within one level. Only of a
+    JPEG whose windows all shrink to half or less, the decoder takes the first part of the
+    shrinking, by 2, 4 or 8, which costs less and differs by half a level on average (photographs
+    of 1024 pixels, views of 224). The smallest window sets that scale; but for it, no window
+    depends on the others.
+
+    Args:
+        path: The image's file, as for `read_image`.
+        windows: float32 [V, 5]: top, left, height and width in shares of the image's sides, and 1
+            where the window is mirrored left-right, else 0.
+        size: (h, w) of the results in pixels.
+
+    Returns:
+        uint8 [V, h, w, 3].
+
+    Raises:
+        UserError: As `read_image`.
+    """
+
+    def cut(image: Image.Image) -> np.ndarray:
+        extent = _load_shrunk(image, windows, size)
+        turn = _turn_of(image)
+        # Gray stays gray until it is small.
+        pixels = image if image.mode == "L" and not _is_transparent(image) else _to_rgb(image)
+        return np.stack([_cut(pixels, extent, window, turn, size) for window in windows.tolist()])
+
+    return _open(path, cut)
 
 
 def read_header(path: str | Path) -> tuple[int, int]:
@@ -38,8 +83,8 @@ def read_header(path: str | Path) -> tuple[int, int]:
 
     def size(image: Image.Image) -> tuple[int, int]:
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
-        return (width, height) if turned else (height, width)
+        transposed, _, _ = _turn_of(image)
+        return (width, height) if transposed else (height, width)
 
     return _open(path, size)
 
@@ -70,6 +115,8 @@ def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
             # leak to the process, as filters are not kept per thread.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError
+            # All in one block: between blocks the decoder would wait for the interpreter's lock.
+            image.decodermaxblock = max(image.decodermaxblock, Path(path).stat().st_size)
             return use(image)
     except UserError:
         raise
@@ -105,18 +152,74 @@ def _undecodable(path: str | Path, reason: str) -> UserError:
     )
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)
+    return image
+
+
+def _turn_of(image: Image.Image) -> tuple[bool, bool, bool]:
+    return _TURNS.get(image.getexif().get(_ORIENTATION, 1), _TURNS[1])
+
+
+def _load_shrunk(
+    image: Image.Image, windows: np.ndarray, size: tuple[int, int]
+) -> tuple[float, float]:
+    """Decodes a JPEG at the smallest scale at which no window is enlarged, others as they are.
+
+    Returns (width, height) in pixels now, fractions where the scale does not divide the sides.
+    """
+    transposed, _, _ = _turn_of(image)
+    height, width = image.size if transposed else image.size[::-1]  # as the windows count them
+    shrink = min((windows[:, 2] * height / size[0]).min(), (windows[:, 3] * width / size[1]).min())
+    scale = next((s for s in _JPEG_SCALES if s <= shrink), 1)
+    drafted = None
+    if scale > 1:
+        drafted = image.draft(None, (image.width // scale, image.height // scale))
+    image.load()
+    return drafted[1][2:] if drafted else image.size
+
+
+def _cut(
+    pixels: Image.Image,
+    extent: tuple[float, float],
+    window: list[float],
+    turn: tuple[bool, bool, bool],
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Cuts one window, given in the image as it is seen, out of the pixels as they are stored."""
+    top, left, height, width, flip = window
+    transposed, flipped, mirrored = turn
+    if flipped:
+        top = 1 - top - height
+    if mirrored:
+        left = 1 - left - width
+    if transposed:
+        top, left, height, width, size = left, top, width, height, size[::-1]
+    right, bottom = min(left + width, 1.0) * extent[0], min(top + height, 1.0) * extent[1]
+    box = max(left, 0.0) * extent[0], max(top, 0.0) * extent[1], right, bottom
+    # Pillow's resampling is `sampling_matrix` of the augmentation: a triangle widened where the
+    # window shrinks, which reaches beyond the window and is cut at the edge of the image.
+    resized = pixels.resize(size[::-1], Image.Resampling.BILINEAR, box)
+    view = np.asarray(_to_rgb(resized))
+    if transposed:
+        view = view.transpose(1, 0, 2)
+    return view[:: -1 if flipped else 1, :: -1 if mirrored != bool(flip) else 1]
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         return _scale_to_8_bits(image).convert("RGB")
     if image.mode == "F":
         raise ValueError("32-bit float pixels have no known range")
-    transparent = image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
-    if transparent:
+    if _is_transparent(image):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
 def _scale_to_8_bits(image: Image.Image) -> Image.Image:

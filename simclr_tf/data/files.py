@@ -188,9 +188,10 @@ def settle(
     Raises:
         UserError: Files do not decode, or the memory asked for is not there.
     """
-    headers = _each(read_header, source.paths, "reading headers")
+    headers = read_each(read_header, source.paths, "reading headers")
     source, sizes = _without_bad(source, headers, skip_bad_images)
-    one_size = sizes[0] if len(set(sizes)) == 1 else None
+    source = dataclasses.replace(source, file_sizes=np.array(sizes, np.int32))
+    one_size = source.image_size
     target = input_size if input_size != (0, 0) else one_size
     if target is not None and _goes_into_memory(source, cache, target, target == one_size):
         return _into_memory(source, target, skip_bad_images)
@@ -200,9 +201,9 @@ def settle(
             "--input_size, such as --input_size='224 224', or leave out --cache."
         )
     if skip_bad_images:
-        shapes = _each(lambda path: read_image(path).shape, source.paths, "checking")
+        shapes = read_each(lambda path: read_image(path).shape, source.paths, "checking")
         source, _ = _without_bad(source, shapes, True)
-    return dataclasses.replace(source, file_size=one_size)
+    return source
 
 
 def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -> Source:
@@ -213,9 +214,10 @@ def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -
         images[index] = resize_to_fill(read_image(paths[index]), size)
         return index
 
-    decoded = _each(decode, range(len(paths)), "decoding")
+    decoded = read_each(decode, range(len(paths)), "decoding")
     source, good = _without_bad(source, decoded, skip_bad_images)
-    return dataclasses.replace(source, images=images if len(good) == len(images) else images[good])
+    images = images if len(good) == len(images) else images[good]
+    return dataclasses.replace(source, images=images, file_sizes=None)
 
 
 def _goes_into_memory(
@@ -242,8 +244,14 @@ def _free_memory() -> float:
         return 4e9
 
 
-def _each(read: Callable[[Any], Any], items: Sequence[Any], what: str) -> list[Any]:
-    """Reads every item in threads, in order, with progress; a UserError stands for a bad one."""
+def read_each(read: Callable[[Any], Any], items: Sequence[Any], what: str) -> list[Any]:
+    """Reads every item in threads, in order, with progress; a UserError stands for a bad one.
+
+    Args:
+        read: Called with one item.
+        items: What is read.
+        what: What is done to them, for the lines of progress on standard error.
+    """
 
     def attempt(item: Any) -> Any:
         try:

@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes, crop_resize, crop_resize_one, draw_boxes
+from simclr_tf.augment.geometry import Boxes, crop_resize
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.views import apply_views, draw_views, finish_views
+from simclr_tf.augment.views import Draw, apply_views, draw_views, make_views, map_draw
+from simclr_tf.data.decode import read_header
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
 
 Size = tuple[int, int]
+
+# Pixels of a view times images that are augmented together. A whole batch of large views would go
+# through the main memory at every stage; this many stay in a core's cache, and small views are
+# still enough of them to hide what a TensorFlow operation costs to start.
+PART_PIXELS = 2**19
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -44,6 +50,7 @@ def two_views(
     size: Size | None = None,
     first_step: int | None = None,
     last_step: int | None = None,
+    dtype: tf.DType | str = tf.float32,
 ) -> tf.data.Dataset:
     """Makes the batches of contrastive training: two independently drawn views of each image.
 
@@ -56,17 +63,19 @@ def two_views(
         first_step, last_step: The steps to make, first included, last not, counted over all epochs.
             None: one epoch each time the data set is iterated, each epoch in its own order, which
             is what `model.fit(views, epochs=100)` wants.
+        dtype: float32, or bfloat16 where the model computes in it (see `augment.apply_views`).
 
     Returns:
-        Batches (view 1, view 2), float32 [N, h, w, 3] in [0, 1] each; row i of both is one image.
+        Batches (view 1, view 2), `dtype` [N, h, w, 3] in [0, 1] each; row i of both is one image.
     """
     source = images if isinstance(images, Source) else from_arrays(images)
     size = size or own_size(source)
     epoch_steps = steps_per_epoch(source, batch_size)
-    if source.images is None:
-        make = _views_of_files(source, batch_size, recipe, seed, size)
-    else:
-        make = _views_in_memory(source, batch_size, recipe, seed, size)
+    draws = _Draws(source, 2, batch_size, recipe, seed, size)
+
+    def make(steps: tf.data.Dataset) -> tf.data.Dataset:
+        return _views(source, draws, steps, tf.as_dtype(dtype)).map(lambda views, index: views)
+
     if first_step is None or last_step is None:
         return _epochs(make, epoch_steps)
     return make(tf.data.Dataset.range(first_step, last_step)).prefetch(2)
@@ -81,35 +90,55 @@ def labelled_batches(
     size: Size,
     first_step: int,
     last_step: int,
+    dtype: tf.DType | str = tf.float32,
 ) -> tf.data.Dataset:
     """Makes the batches of supervised training: one drawn view of each image with its label.
 
     Returns:
-        Batches (float32 [N, h, w, 3] in [0, 1], int32 [N]) for the steps asked for.
+        Batches (`dtype` [N, h, w, 3] in [0, 1], int32 [N]) for the steps asked for.
     """
     steps_per_epoch(source, batch_size)
     labels = tf.constant(source.labels, tf.int32)
+    draws = _Draws(source, 1, batch_size, recipe, seed, size)
     steps = tf.data.Dataset.range(first_step, last_step)
+    batches = _views(source, draws, steps, tf.as_dtype(dtype))
+    return batches.map(lambda views, index: (views[0], tf.gather(labels, index))).prefetch(2)
+
+
+def drawn_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    recipe: Recipe,
+    seed: int,
+    size: Size,
+    first_step: int,
+    last_step: int,
+) -> tf.data.Dataset:
+    """Makes batches of images with what is drawn for them, for views that are made on the device.
+
+    `augment.make_views(images, draw, size)` makes of them what `two_views` gives.
+
+    Returns:
+        Batches (uint8 [N, H, W, 3], `Draw` of 2N views, all first views first).
+
+    Raises:
+        UserError: The images are not in memory.
+    """
+    steps_per_epoch(source, batch_size)
     if source.images is None:
-        batches = _crops_of_files(source, steps, 1, batch_size, recipe, seed, size)
-
-        def rest(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor]:
-            crops, index = batch
-            draw = draw_views(recipe, batch_size, seed=seed, step=step, size=size)
-            return finish_views(crops[:, 0], draw), tf.gather(labels, index)
-
-        return batches.map(rest, tf.data.AUTOTUNE).prefetch(2)
-
-    images = _held(source.images)
-
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        index = _batch_order(step, len(source), batch_size, seed)
-        draw = draw_views(
-            recipe, batch_size, seed=seed, step=step, size=size, aspect=_aspect(images)
+        raise UserError(
+            f"Expected images in memory for --augment_on=device, got the files of {source.name}. "
+            "Pass --cache=true with an --input_size, or --augment_on=host."
         )
-        return apply_views(tf.gather(images, index), draw, size), tf.gather(labels, index)
+    held = _held(source.images)
+    draws = _Draws(source, 2, batch_size, recipe, seed, size)
 
-    return steps.map(batch, tf.data.AUTOTUNE).prefetch(2)
+    def batch(step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
+        index, draw = draws.of_step(step)
+        return tf.gather(held, index), draw
+
+    return tf.data.Dataset.range(first_step, last_step).map(batch, tf.data.AUTOTUNE).prefetch(2)
 
 
 def feature_batches(
@@ -143,27 +172,21 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     """
     size = size or own_size(source)
     if source.images is None:
-        read = _reader(source)
+        aspects = _aspects(source)
 
         def one(index: tf.Tensor) -> tf.Tensor:
-            image = read(index)
-            shape = tf.cast(tf.shape(image), tf.float32)
-            boxes = centre_boxes(1, shape[1] / shape[0], size)
-            return crop_resize_one(image, boxes, size)[0] / 255.0
+            window = centre_boxes(1, tf.gather(aspects, index), size)
+            return _read_windows(source, index[tf.newaxis], window, size)[0]
 
-        return (
-            tf.data.Dataset.range(len(source))
-            .map(one, tf.data.AUTOTUNE)
-            .batch(batch_size)
-            .prefetch(2)
-        )
+        files = tf.data.Dataset.range(len(source)).map(one, tf.data.AUTOTUNE).batch(batch_size)
+        return files.map(lambda images: tf.cast(images, tf.float32) / 255.0).prefetch(2)
 
     images = _held(source.images)
 
     def batch(index: tf.Tensor) -> tf.Tensor:
         chosen = tf.gather(images, index)
         if source.image_size != size:
-            boxes = centre_boxes(tf.shape(index)[0], _aspect(images), size)
+            boxes = centre_boxes(tf.shape(index)[0], images.shape[2] / images.shape[1], size)
             chosen = crop_resize(chosen, boxes, size)
         return tf.cast(chosen, tf.float32) / 255.0
 
@@ -201,8 +224,15 @@ def _held(array: Any) -> tf.Tensor:
         return tf.constant(array)
 
 
-def _aspect(images: tf.Tensor) -> float:
-    return images.shape[2] / images.shape[1]
+def _aspects(source: Source) -> tf.Tensor:
+    """Returns width over height of every image: float32 [M]."""
+    if source.images is not None:
+        height, width = source.images.shape[1:3]
+        return tf.fill([len(source)], width / height)
+    sizes = source.file_sizes
+    if sizes is None:
+        sizes = np.array([read_header(path) for path in source.paths])
+    return _held((sizes[:, 1] / sizes[:, 0]).astype(np.float32))
 
 
 def _order(position: tf.Tensor, count: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -219,92 +249,96 @@ def _batch_order(step: tf.Tensor, count: int, batch_size: int, seed: int) -> tf.
     return _order(positions, count, seed, epoch)
 
 
-def _views_in_memory(
-    source: Source, batch_size: int, recipe: Recipe, seed: int, size: Size
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    images = _held(source.images)
+class _Draws:
+    """What is drawn for a step: a function of (seed, step), cut into parts of a batch.
 
-    def batch(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        chosen = tf.gather(images, _batch_order(step, len(source), batch_size, seed))
+    A part is (indices int64 [n], `Draw` of views * n views, all first views first). Of a batch that
+    is no multiple of n, the last part is filled up with the first images; `_views` cuts them off.
+    """
+
+    def __init__(
+        self, source: Source, views: int, batch_size: int, recipe: Recipe, seed: int, size: Size
+    ) -> None:
+        self.count, self.aspects = len(source), _aspects(source)
+        self.views, self.batch_size, self.recipe = views, batch_size, recipe
+        self.seed, self.size = seed, size
+        self.parts = -(-batch_size // _part_size(batch_size, size))
+        self.part_size = -(-batch_size // self.parts)
+
+    def of_step(self, step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
+        index = _batch_order(step, self.count, self.batch_size, self.seed)
         draw = draw_views(
-            recipe, 2 * batch_size, seed=seed, step=step, size=size, aspect=_aspect(images)
+            self.recipe,
+            self.views * self.batch_size,
+            seed=self.seed,
+            step=step,
+            size=self.size,
+            aspect=tf.tile(tf.gather(self.aspects, index), [self.views]),
         )
-        views = apply_views(tf.concat([chosen, chosen], axis=0), draw, size)  # [2N, h, w, 3]
-        return views[:batch_size], views[batch_size:]
+        return index, draw
 
-    return lambda steps: steps.map(batch, tf.data.AUTOTUNE)
+    def __call__(self, steps: tf.data.Dataset) -> tf.data.Dataset:
+        if self.parts == 1:
+            return steps.map(self.of_step)
+        return steps.map(lambda step: self._cut(*self.of_step(step))).unbatch()
+
+    def _cut(self, index: tf.Tensor, draw: Draw) -> tuple[tf.Tensor, Draw]:
+        rows = tf.range(self.parts * self.part_size) % self.batch_size
+        shape = [self.parts, self.part_size]
+
+        def cut(field: tf.Tensor) -> tf.Tensor:
+            rest = field.shape[1:]
+            by_view = tf.reshape(field, [self.views, self.batch_size, *rest])
+            parts = tf.reshape(tf.gather(by_view, rows, axis=1), [self.views, *shape, *rest])
+            by_part = tf.experimental.numpy.moveaxis(parts, 0, 1)
+            return tf.reshape(by_part, [self.parts, self.views * self.part_size, *rest])
+
+        return tf.reshape(tf.gather(index, rows), shape), map_draw(cut, draw)
 
 
-def _views_of_files(
-    source: Source, batch_size: int, recipe: Recipe, seed: int, size: Size
-) -> Callable[[tf.data.Dataset], tf.data.Dataset]:
-    def rest(step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, tf.Tensor]:
-        crops, _ = batch
-        draw = draw_views(recipe, 2 * batch_size, seed=seed, step=step, size=size)
-        views = finish_views(tf.concat([crops[:, 0], crops[:, 1]], axis=0), draw)
-        return views[:batch_size], views[batch_size:]
-
-    def make(steps: tf.data.Dataset) -> tf.data.Dataset:
-        batches = _crops_of_files(source, steps, 2, batch_size, recipe, seed, size)
-        return batches.map(rest, tf.data.AUTOTUNE)
-
-    return make
+def _part_size(batch_size: int, size: Size) -> int:
+    """Returns how many images of a batch are augmented together, a divisor of it where one fits."""
+    most = max(1, min(batch_size, PART_PIXELS // (size[0] * size[1])))
+    divisors = [n for n in range(most, most // 2, -1) if batch_size % n == 0]
+    return divisors[0] if divisors else most
 
 
-def _crops_of_files(
-    source: Source,
-    steps: tf.data.Dataset,
-    views: int,
-    batch_size: int,
-    recipe: Recipe,
-    seed: int,
-    size: Size,
+def _views(
+    source: Source, draws: _Draws, steps: tf.data.Dataset, dtype: tf.DType
 ) -> tf.data.Dataset:
-    """Crops image by image, as sizes differ: (step, (crops [N, views, h, w, 3], index [N]))."""
-    read = _reader(source)
+    """Makes batches ((view [N, h, w, 3], ...), index [N]) of the steps."""
+    held = None if source.images is None else _held(source.images)
 
-    def one(position: tf.Tensor, index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image = read(index)
-        boxes = _boxes_of(image, views, recipe, seed, position)
-        return crop_resize_one(image, boxes, size) / 255.0, index
+    def make(index: tf.Tensor, draw: Draw) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+        if held is not None:
+            return make_views(tf.gather(held, index), draw, draws.size, dtype), index
+        # Files differ in size: they are cropped one by one, and finished together.
+        crops = _read_windows(source, index, draw.boxes, draws.size)
+        views = apply_views(crops, draw, draws.size, dtype, cropped=True)
+        return tuple(tf.split(views, draws.views)), index
 
-    crops = _positions(steps, len(source), batch_size, seed).map(one, tf.data.AUTOTUNE)
-    return tf.data.Dataset.zip(steps, crops.batch(batch_size, drop_remainder=True))
+    parts = draws(steps).map(make, tf.data.AUTOTUNE)
+    if draws.parts == 1:
+        return parts
 
+    def join(part: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(part, [-1, *part.shape[2:]])[: draws.batch_size]
 
-def _positions(steps: tf.data.Dataset, count: int, batch_size: int, seed: int) -> tf.data.Dataset:
-    """Turns steps into (position over all epochs, index of the image), one image each."""
-
-    def of_step(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        positions = step * batch_size + tf.range(batch_size, dtype=tf.int64)
-        return positions, _batch_order(step, count, batch_size, seed)
-
-    return steps.map(of_step).unbatch()
-
-
-def _boxes_of(
-    image: tf.Tensor, views: int, recipe: Recipe, seed: int, position: tf.Tensor
-) -> Boxes:
-    shape = tf.cast(tf.shape(image), tf.float32)
-    return draw_boxes(
-        views,
-        stream_seed(seed, "views/crop", position),
-        area_min=recipe.crop_area_min,
-        flip_prob=recipe.flip_prob if recipe.flip else 0.0,
-        aspect=shape[1] / shape[0],
-        crop=recipe.crop,
-    )
+    batches = parts.batch(draws.parts, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+    return batches.map(lambda *batch: tf.nest.map_structure(join, batch))
 
 
-def _reader(source: Source) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns the graph function that reads one image, uint8 [H, W, 3], by its index."""
+def _read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:
+    """Reads windows [V * n] of the files at the indices [n]: uint8 [V * n, h, w, 3]."""
 
-    def read(index: tf.Tensor) -> tf.Tensor:
-        image = tf.numpy_function(lambda i: source.read(int(i)), [index], tf.uint8)
-        image.set_shape([None, None, 3])
-        return image
+    def read(index: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        of_image = windows.reshape(-1, len(index), 5).swapaxes(0, 1)  # [n, V, 5]
+        pairs = zip(index, of_image, strict=True)
+        crops = np.stack([source.read_windows(int(i), w, size) for i, w in pairs])
+        return crops.swapaxes(0, 1).reshape(-1, *size, 3)
 
-    return read
+    crops = tf.numpy_function(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
+    return tf.ensure_shape(crops, [None, *size, 3])
 
 
 def _epochs(

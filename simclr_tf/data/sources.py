@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from simclr_tf.data.decode import read_image
+from simclr_tf.data.decode import read_image, read_windows
 from simclr_tf.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Source:
         labels: int32 [M] in 0..K-1, or None.
         class_names: K names; empty where they are not known.
         paths: M file names; empty for sets that are no files.
-        file_size: (H, W) of the images where they are read from files and have one size.
+        file_sizes: (H, W) of each image where they are read from files, int32 [M, 2].
         skipped: Images left out because they did not decode.
     """
 
@@ -31,7 +31,7 @@ class Source:
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
-    file_size: tuple[int, int] | None = None
+    file_sizes: np.ndarray | None = None
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -47,11 +47,20 @@ class Source:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """(height, width) in pixels, or None where images differ."""
-        return self.file_size if self.images is None else self.images.shape[1:3]
+        if self.images is not None:
+            return self.images.shape[1:3]
+        sizes = self.file_sizes
+        if sizes is None or (sizes != sizes[0]).any():
+            return None
+        return int(sizes[0, 0]), int(sizes[0, 1])
 
     def read(self, index: int) -> np.ndarray:
         """Returns one image, uint8 [H, W, 3]; raises UserError where its file does not decode."""
         return read_image(self.paths[index]) if self.images is None else self.images[index]
+
+    def read_windows(self, index: int, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """Returns windows of one image file, resized: see `decode.read_windows`."""
+        return read_windows(self.paths[index], windows, size)
 
     def take(self, indices: np.ndarray) -> Source:
         """Returns the images at the indices, in their order, with all that belongs to them."""
@@ -63,6 +72,7 @@ class Source:
             self,
             images=rows(self.images),
             labels=rows(self.labels),
+            file_sizes=rows(self.file_sizes),
             paths=tuple(self.paths[i] for i in indices) if self.paths else (),
         )
 

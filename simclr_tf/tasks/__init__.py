@@ -3,5 +3,6 @@
 TASKS: dict[str, str] = {
     "pretrain": "simclr_tf.tasks.pretrain",
     "classification": "simclr_tf.tasks.classification",
+    "check": "simclr_tf.tasks.check",
 }
 """Task -> module. They are imported when they are run: importing one imports TensorFlow."""

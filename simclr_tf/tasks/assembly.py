@@ -83,7 +83,7 @@ def start_run(config: Config) -> Run:
     started = time.monotonic()
     _refuse_unbuilt(config)
     keras.utils.set_random_seed(config.seed)
-    execution = choose_execution(config.precision, config.xla)
+    execution = choose_execution(config.precision, config.xla, config.augment_on)
     folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
     flag = "pretrain_save_path" if config.task == "pretrain" else "finetune_save_path"
     folder.begin(resume=config.resume, overwrite=config.overwrite, flag=flag)
@@ -284,13 +284,8 @@ def rounded(value: float, digits: int = 4) -> float | None:
 
 def _refuse_unbuilt(config: Config) -> None:
     """Raises UserError for settings of the contract that this version cannot yet honour."""
-    unbuilt = {
-        "strategy": config.strategy not in ("auto", "none"),
-        "augment_on": config.augment_on == "device",
-    }
-    for name, asked in unbuilt.items():
-        if asked:
-            raise UserError(
-                f"Expected --{name}=auto, got {getattr(config, name)}: this version runs on one "
-                "device and augments on the host. Leave the flag out."
-            )
+    if config.strategy not in ("auto", "none"):
+        raise UserError(
+            f"Expected --strategy=auto, got {config.strategy}: this version runs on one device. "
+            "Leave the flag out."
+        )

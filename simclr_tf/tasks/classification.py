@@ -67,7 +67,10 @@ def run(config: Config) -> dict[str, Any]:
         normalize=config.freeze,
     )
     classifier = keras.Sequential([encoder, head], name="classifier")
-    problem = _state_problem(config, encoder, head, classifier, train, test, size)
+    views_dtype = run.execution.views
+    if run.execution.augment_on_device:
+        print("views are made on the host: --augment_on=device is for pre-training", flush=True)
+    problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
     model.compile(
         assembly.build_optimizer(config, plan, model.trainable_variables),
@@ -148,6 +151,7 @@ def _state_problem(
     train: data.Source,
     test: data.Source,
     size: tuple[int, int],
+    views_dtype: str,
 ) -> Problem:
     def plain(source: data.Source) -> tf.data.Dataset:
         return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
@@ -171,6 +175,7 @@ def _state_problem(
             size=size,
             first_step=first,
             last_step=last,
+            dtype=views_dtype,
         )
 
     labels = tf.data.Dataset.from_tensor_slices(test.labels).batch(EVALUATION_BATCH_SIZE)

@@ -11,9 +11,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf import augment as augmentation
 from simclr_tf import data, plots
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import two_views
+from simclr_tf.data.pipeline import drawn_batches, two_views
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses import NTXent
 from simclr_tf.models.heads import ProjectionHead
@@ -50,7 +51,13 @@ def run(config: Config) -> dict[str, Any]:
     assembly.describe_data(train, held_back, splits.test)
     plan = assembly.plan_steps(config, train)
 
-    model = _build_model(config)
+    make_views = functools.partial(
+        two_views, recipe=config.recipe(), seed=config.seed, size=size, dtype=run.execution.views
+    )
+    augment = None
+    if run.execution.augment_on_device:
+        augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
+    model = _build_model(config, augment)
     loss = NTXent(config.temperature, similarity=config.similarity)
     optimizer = assembly.build_optimizer(config, plan, model.trainable_variables)
     model.compile(optimizer, loss, jit_compile=run.execution.xla)
@@ -63,12 +70,22 @@ def run(config: Config) -> dict[str, Any]:
         first_row=lambda: _look_before_training(monitor, model.encoder),
     )
 
-    make_views = functools.partial(two_views, recipe=config.recipe(), seed=config.seed, size=size)
-
-    def batches(first: int, last: int) -> tf.data.Dataset:
+    def views(first: int, last: int) -> tf.data.Dataset:
         return make_views(train, batch_size=config.batch_size, first_step=first, last_step=last)
 
-    _plot_views(run, train, batches)
+    def drawn(first: int, last: int) -> tf.data.Dataset:
+        return drawn_batches(
+            train,
+            batch_size=config.batch_size,
+            recipe=config.recipe(),
+            seed=config.seed,
+            size=size,
+            first_step=first,
+            last_step=last,
+        )
+
+    batches = views if augment is None else drawn
+    _plot_views(run, train, views)
     rate = assembly.train(
         run,
         model,
@@ -99,7 +116,7 @@ def _validation(
     return {"validation_data": views, "validation_freq": every}
 
 
-def _build_model(config: Config) -> SimCLR:
+def _build_model(config: Config, augment: Callable[..., Any] | None) -> SimCLR:
     head = ProjectionHead(
         config.zdim,
         layers=config.projection_layers,
@@ -111,7 +128,7 @@ def _build_model(config: Config) -> SimCLR:
         checkpoint = encoders.pretrained_source(config)
         if checkpoint is not None:
             encoders.load_encoder_weights(encoder, checkpoint)
-    return SimCLR(encoder, head, microbatch_size=config.microbatch_size)
+    return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
 
 
 def _all_variables(model: SimCLR) -> Variables:

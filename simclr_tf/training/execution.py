@@ -12,14 +12,20 @@ CPU_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")  # as the kernel names them
 
 
 class Execution(NamedTuple):
-    """What was chosen: `precision` is a Keras policy, `xla` whether the step is compiled by XLA."""
+    """What was chosen: `precision` is a Keras policy, `xla` whether the step is compiled by XLA.
+
+    `views` is the number format that views are made in: bfloat16 where the policy computes in it
+    and what makes the views has instructions for it, else float32.
+    """
 
     precision: str
     xla: bool
     device: str
+    views: str
+    augment_on_device: bool
 
 
-def choose_execution(precision: str, xla: str) -> Execution:
+def choose_execution(precision: str, xla: str, augment_on: str = "auto") -> Execution:
     """Turns "auto" into what the first device does best, and sets the global Keras policy.
 
     Precision: bfloat16 on GPUs of compute capability 8 and up and on CPUs with bfloat16
@@ -29,13 +35,18 @@ def choose_execution(precision: str, xla: str) -> Execution:
     Args:
         precision: "auto" or a Keras policy's name.
         xla: "auto", "true" or "false".
+        augment_on: "host", "device" or "auto", which is the host: it has nothing else to do while
+            the device trains.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if precision == "auto":
         precision = _gpu_precision(gpus[0]) if gpus else _cpu_precision()
     keras.config.set_dtype_policy(precision)
     compiled = bool(gpus) if xla == "auto" else xla == "true"
-    return Execution(precision, compiled, _describe(gpus))
+    on_device = augment_on == "device"
+    fast = (on_device and gpus) or _cpu_precision() == "mixed_bfloat16"
+    views = "bfloat16" if precision == "mixed_bfloat16" and fast else "float32"
+    return Execution(precision, compiled, _describe(gpus), views, on_device)
 
 
 def _gpu_precision(gpu: tf.config.PhysicalDevice) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,6 +26,8 @@ class SimCLR(keras.Model):
         head: Features -> projections float [N, D].
         microbatch_size: Images that go through the network at a time, a divisor of the batch; the
             loss is still that of the whole batch (see `gradient_caching`). 0: all at once.
+        augment: Makes the two views of what `fit` is given, within the training step; None: `fit`
+            is given views. Validation is always given views.
     """
 
     def __init__(
@@ -33,12 +36,14 @@ class SimCLR(keras.Model):
         head: keras.layers.Layer,
         *,
         microbatch_size: int = 0,
+        augment: Callable[..., Views] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.encoder = encoder
         self.head = head
         self.microbatch_size = microbatch_size
+        self.augment = augment
         if not head.built:
             head.build((None, encoder.output_shape[-1]))
         self.built = True
@@ -58,7 +63,9 @@ class SimCLR(keras.Model):
     def metrics(self) -> list[keras.metrics.Metric]:
         return [self.loss_tracker, self.accuracy_tracker]
 
-    def train_step(self, data: Views) -> dict[str, tf.Tensor]:
+    def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
+        if self.augment is not None:
+            data = self.augment(*data)
         if self.microbatch_size and self.microbatch_size != data[0].shape[0]:
             contrast, gradients = cached_gradients(self, data, self.microbatch_size)
         else:

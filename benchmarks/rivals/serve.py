@@ -1,0 +1,57 @@
+"""One side of the augmentation benchmark in a process of its own: `python -m rivals.serve NAME`.
+
+A line of JSON on standard input asks, a line on standard output answers. Between two questions a
+side's buffers fill up and then it rests, so that sides can take turns on the same cores.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import numpy as np
+
+from rivals.side import Job, Views, measure
+
+
+def sample(views: Views, count: int, file: str) -> dict[str, Any]:
+    """Saves `count` images' views, float32 [2, count, S, S, 3], and tells what a batch is."""
+    pair = [views.as_images(view) for view in next(views.batches)]
+    np.save(file, np.stack([view[:count].astype(np.float32) for view in pair]))
+    return {
+        "shapes": [list(view.shape) for view in pair],
+        "dtype": str(pair[0].dtype),
+        "bytes_per_value": pair[0].itemsize,
+        "note": views.note,
+    }
+
+
+def main() -> None:
+    # Libraries may print: what they say goes to standard error, answers to the real output.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    try:
+        side = importlib.import_module(f"rivals.{sys.argv[1]}")
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), file=answers)
+        return
+    print(json.dumps({"versions": side.VERSIONS, "differs": side.DIFFERS}), file=answers)
+    opened: dict[str, Views] = {}  # by recipe
+    for line in sys.stdin:
+        question = json.loads(line)
+        job = Job(np.load(question["images"], mmap_mode="r"), **question["job"])
+        key = json.dumps(job.recipe)
+        if key not in opened:
+            opened[key] = side.open_views(job)
+        if "file" in question:
+            answer = sample(opened[key], question["count"], question["file"])
+        else:
+            answer = measure(opened[key], question["seconds"], job.cores)
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()
