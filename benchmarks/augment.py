@@ -4,11 +4,13 @@
     python benchmarks/augment.py --size=224 --operations --json=augment_224.json
 
 The whole recipe (crop, flip, jitter, gray, and blur from 64 pixels up), two views of each image, in
-batches, from uint8 images in memory. Sides: ours (`simclr_tf.data.two_views`), `tf_image` (image
-by image, as SimCLR's own code does it), `keras_layers` (Keras 3's layers), `torchvision`
-(transforms.v2) and `lightly`, the last two in DataLoader workers; `benchmarks/requirements.txt`
-lists what they need. Each side lives in a process of its own and takes its turn in every round,
-while the others rest. Views per second are medians over the rounds, buffers emptied before each.
+batches, from uint8 images in memory. Sides: ours (`simclr_tf.data.two_views`, in the number format
+that training here uses, and `ours_float32`), `tf_image` (image by image, as SimCLR's own code does
+it, and `tf_image_tuned`, the same with its worst costs taken out), `keras_layers` (Keras 3's
+layers), `torchvision` (transforms.v2) and `lightly`, the last two in DataLoader workers;
+`benchmarks/requirements.txt` lists what they need. Each side lives in a process of its own and
+takes its turn in every round, while the others rest. Views per second are medians over the rounds,
+buffers emptied before each.
 
 `limit` is what memory alone would allow: the fastest copy of large arrays on all cores, over the
 bytes of half an image read and a view written. `--operations` adds what rotation, noise, cutout and
@@ -42,7 +44,9 @@ from simclr_tf.data.shapes import make_shapes
 
 MODULES = {
     "ours": "ours",
+    "ours_float32": "ours_float32",
     "tf_image": "tf_image",
+    "tf_image_tuned": "tf_image_tuned",
     "keras_layers": "keras_layers",
     "torchvision": "torchvision_v2",
     "lightly": "lightly_simclr",
@@ -301,15 +305,15 @@ def draw_pictures(folder: Path, name: str, views: np.ndarray) -> None:
 def print_results(results: dict[str, Any]) -> None:
     size, cores = results["size"], results["cores"]
     print(f"\nviews per second, {size} x {size}, {cores} cores, batches of {results['batch_size']}")
-    print(f"{'':<14}{'median':>10}{'smallest':>10}{'largest':>10}{'ours is':>10}")
+    print(f"{'':<16}{'median':>10}{'smallest':>10}{'largest':>10}{'ours is':>10}")
     for name in MODULES:
         if results[name] is None:
-            print(f"{name:<14}{'-':>10}  {results['missing'][name]}")
+            print(f"{name:<16}{'-':>10}  {results['missing'][name]}")
             continue
         low, high = results["spread"][name]
         ratio = f"{results['ratios'][name]:.2f} x" if name in results["ratios"] else ""
         note = results["notes"].get(name, "")
-        print(f"{name:<14}{results[name]:>10,.0f}{low:>10,.0f}{high:>10,.0f}{ratio:>10}  {note}")
+        print(f"{name:<16}{results[name]:>10,.0f}{low:>10,.0f}{high:>10,.0f}{ratio:>10}  {note}")
     limit = results["limit"]
     print(
         f"\nmemory: {limit['bandwidth_gb_per_s']:.1f} GB/s copied, {limit['bytes_per_view']:,} "

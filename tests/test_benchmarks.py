@@ -14,7 +14,7 @@ import pytest
 from simclr_tf.augment.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-RIVALS = ["tf_image", "keras_layers", "torchvision", "lightly"]
+RIVALS = ["ours_float32", "tf_image", "tf_image_tuned", "keras_layers", "torchvision", "lightly"]
 
 
 @pytest.fixture
