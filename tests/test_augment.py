@@ -22,6 +22,7 @@ from simclr_tf.augment import (
     cutout,
     draw_views,
     gaussian_blur,
+    make_views,
     rotate,
 )
 from simclr_tf.augment.colour import ColourDraw
@@ -398,10 +399,19 @@ def test_bfloat16_views_are_within_two_steps_of_eight_bits():
 def test_views_that_come_cropped_get_the_rest(pixels):
     draw = drawn(EVERYTHING, 8)
     crops = crop_resize(tf.constant(pixels), draw.boxes, SIZE)
-    rest = apply_views(crops, draw, SIZE, cropped=True)
+    (rest,) = make_views(crops, draw, SIZE, views=1, cropped=True)
     np.testing.assert_allclose(rest, apply_views(pixels, draw, SIZE), atol=1e-5)
-    bare = apply_views(crops, drawn(only("flip"), 8), SIZE, cropped=True)
+    (bare,) = make_views(crops, drawn(only("flip"), 8), SIZE, views=1, cropped=True)
     np.testing.assert_allclose(bare, crops / 255.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", JITTER_MODES)
+def test_several_views_of_an_image_are_those_made_one_by_one(pixels, mode):
+    draw = drawn(dataclasses.replace(EVERYTHING, jitter_mode=mode), 24)
+    together = make_views(pixels, draw, SIZE, views=3)
+    one_by_one = apply_views(np.repeat(pixels, 3, axis=0), draw, SIZE)
+    for number, view in enumerate(together):
+        np.testing.assert_allclose(view, one_by_one[number::3], atol=1e-5)
 
 
 def test_masks_follow_their_images(pixels):

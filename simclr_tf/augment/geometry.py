@@ -62,29 +62,41 @@ def draw_boxes(
         zero, one = tf.zeros([count]), tf.ones([count])
         return Boxes(zero, zero, one, one, flip)
 
-    draws = tf.random.stateless_uniform([count, CROP_TRIES, 2], shape_seed, alg="philox")
-    area = area_min + (1.0 - area_min) * draws[..., 0]  # [N, tries]
+    tries = tf.random.stateless_uniform([2, count, CROP_TRIES], shape_seed, alg="philox")
+    place = tf.random.stateless_uniform([2, count], place_seed, alg="philox")
+    aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])
+    return Boxes(*_place_windows(tries, place, aspect, area_min), flip)
+
+
+@tf.function(jit_compile=True)
+def _place_windows(
+    tries: tf.Tensor, place: tf.Tensor, aspect: tf.Tensor, area_min: float
+) -> tuple[tf.Tensor, ...]:
+    """Turns uniform numbers into windows: (top, left, height, width), float32 [N] each.
+
+    Args:
+        tries: For area and aspect, [2, N, tries].
+        place: For top and left, [2, N].
+        aspect: Width over height of the images, [N].
+        area_min: Smallest share of the area.
+    """
+    area = area_min + (1.0 - area_min) * tries[0]  # [N, tries]
     low, high = math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])
-    ratio = tf.exp(low + (high - low) * draws[..., 1])
-    aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])  # [N]
+    ratio = tf.exp(low + (high - low) * tries[1])
     relative = ratio / aspect[:, tf.newaxis]  # ratio of the shares of the sides
-    height = tf.sqrt(area / relative)
-    width = tf.sqrt(area * relative)
-    fits = (height <= 1.0) & (width <= 1.0)
+    heights = tf.sqrt(area / relative)
+    widths = tf.sqrt(area * relative)
+    fits = (heights <= 1.0) & (widths <= 1.0)
 
+    # Where none fits, the largest centred window.
     clipped = tf.clip_by_value(aspect, *ASPECT_RANGE) / aspect
-    whole_height = tf.minimum(1.0, 1.0 / clipped)
-    whole_width = tf.minimum(1.0, clipped)
-    first = tf.argmax(fits, axis=1)  # the first that fits; 0 where none does
-    any_fits = tf.reduce_any(fits, axis=1)
-    height = tf.where(any_fits, tf.gather(height, first, batch_dims=1), whole_height)
-    width = tf.where(any_fits, tf.gather(width, first, batch_dims=1), whole_width)
-
-    place = tf.random.stateless_uniform([count, 2], place_seed, alg="philox")
-    place = tf.where(any_fits[:, tf.newaxis], place, 0.5)
-    top = (1.0 - height) * place[:, 0]
-    left = (1.0 - width) * place[:, 1]
-    return Boxes(top, left, height, width, flip)
+    height, width = tf.minimum(1.0, 1.0 / clipped), tf.minimum(1.0, clipped)
+    share = tf.fill(tf.shape(place), 0.5)
+    for t in reversed(range(CROP_TRIES)):  # so that the first that fits is what stays
+        height = tf.where(fits[:, t], heights[:, t], height)
+        width = tf.where(fits[:, t], widths[:, t], width)
+        share = tf.where(fits[:, t], place, share)
+    return (1.0 - height) * share[0], (1.0 - width) * share[1], height, width
 
 
 def sampling_matrix(
@@ -145,20 +157,29 @@ def to_planes(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def resample(planes: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Multiplies each image by its matrices: [N, H, C, W] -> [N, h, C, w].
+    """Multiplies images by their matrices: [N, H, C, W] -> [V * N, h, C, w], V views of each.
 
     Args:
         planes: Images as `to_planes` lays them.
-        rows: [N, h, H], same dtype.
-        columns: [N, w, W], same dtype.
+        rows: [V * N, h, H], same dtype; the V of an image one after the other.
+        columns: [V * N, w, W], same dtype.
     """
     source_height, channels, source_width = planes.shape[1:]
     height, width = rows.shape[1], columns.shape[1]
     flat = tf.reshape(planes, [-1, source_height, channels * source_width])
-    half = tf.matmul(rows, flat)  # [N, h, C * W]
+    # All views of an image are one product: it is read once.
+    rows = tf.reshape(rows, [planes.shape[0] or -1, height * _times(rows, planes), source_height])
+    half = tf.matmul(rows, flat)  # [N, V * h, C * W]
     half = tf.reshape(half, [-1, height * channels, source_width])
-    full = tf.matmul(half, columns, transpose_b=True)  # [N, h * C, w]
+    full = tf.matmul(half, columns, transpose_b=True)  # [V * N, h * C, w]
     return tf.reshape(full, [-1, height, channels, width])
+
+
+def _times(many: tf.Tensor, few: tf.Tensor) -> int:
+    """Returns how many rows of one there are for each of the other; 1 where that is not known."""
+    if many.shape[0] is None or few.shape[0] is None:
+        return 1
+    return many.shape[0] // few.shape[0]
 
 
 def crop_resize(images: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:

@@ -121,28 +121,42 @@ def map_draw(function: Callable[[tf.Tensor], tf.Tensor], draw: Draw) -> Draw:
 
 
 def apply_views(
+    images: tf.Tensor, draw: Draw, size: Size, dtype: tf.DType | str = tf.float32
+) -> tf.Tensor:
+    """Makes one view of each image from drawn parameters: `make_views` with a single view.
+
+    Returns:
+        [N, h, w, 3] of `dtype` in [0, 1].
+    """
+    return make_views(images, draw, size, dtype, views=1)[0]
+
+
+def make_views(
     images: tf.Tensor,
     draw: Draw,
     size: Size,
     dtype: tf.DType | str = tf.float32,
     *,
+    views: int = 2,
     cropped: bool = False,
-) -> tf.Tensor:
-    """Makes one view of each image from drawn parameters.
+) -> tuple[tf.Tensor, ...]:
+    """Makes several views of each image from drawn parameters.
 
     Where colours are jittered in the reference's order, blur comes after them as it does there;
     where they are fused, it comes before them, with the crop, and the clip is the only difference.
 
     Args:
         images: uint8 [N, H, W, 3], of one size.
-        draw: Parameters of N views.
+        draw: Parameters of V * N views, those of an image one after the other.
         size: (h, w) of the views in pixels.
         dtype: Number format of the products and of the result: float32 or bfloat16, which is
             faster where the machine has instructions for it and within two 8-bit steps.
-        cropped: The images are cropped, mirrored and resized by `draw.boxes` already.
+        views: V.
+        cropped: The images, V * N of them, are cropped, mirrored and resized by `draw.boxes`
+            already.
 
     Returns:
-        [N, h, w, 3] of `dtype` in [0, 1].
+        V batches of views, [N, h, w, 3] of `dtype` in [0, 1].
     """
     dtype = tf.as_dtype(dtype)
     in_order = draw.colour if draw.colour and draw.colour.order is not None else None
@@ -156,27 +170,10 @@ def apply_views(
             rows, columns = _blurred(rows, sigma, dtype), _blurred(columns, sigma, dtype)
         planes = resample(planes, rows, columns)
     if in_order:
-        return _finish_in_order(_to_views(planes, draw.degrees), in_order, draw, dtype)
+        return _finish_in_order(_to_views(planes, draw.degrees), in_order, draw, dtype, views)
     if draw.degrees is not None:
-        return _finish_fused(_to_views(planes, draw.degrees), 3, draw, dtype)
-    return _finish_fused(planes, 2, draw, dtype)
-
-
-def make_views(
-    images: tf.Tensor, draw: Draw, size: Size, dtype: tf.DType | str = tf.float32
-) -> tuple[tf.Tensor, ...]:
-    """Makes several views of each image: one for every N parameters in `draw`.
-
-    Args:
-        images: uint8 [N, H, W, 3].
-        draw: Parameters of V * N views, those of all first views first.
-        size, dtype: As for `apply_views`.
-
-    Returns:
-        V batches of views, [N, h, w, 3] of `dtype` in [0, 1].
-    """
-    count = draw.boxes.top.shape[0] // images.shape[0]
-    return tuple(tf.split(apply_views(tf.concat([images] * count, 0), draw, size, dtype), count))
+        return _finish_fused(_to_views(planes, draw.degrees), 3, draw, dtype, views)
+    return _finish_fused(planes, 2, draw, dtype, views)
 
 
 def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
@@ -227,32 +224,62 @@ def _to_views(planes: tf.Tensor, degrees: tf.Tensor | None) -> tf.Tensor:
     return views if degrees is None else rotate(views, degrees)
 
 
-def _finish_fused(pixels: tf.Tensor, axis: int, draw: Draw, dtype: tf.DType) -> tf.Tensor:
-    mean = None
-    if draw.colour is not None:  # outside of XLA, which sums one number at a time on a CPU
-        mean = tf.reduce_mean(tf.cast(pixels, tf.float32), [i for i in (1, 2, 3) if i != axis])
-    return _finish(pixels, mean, axis, draw, dtype)
+def _finish_fused(
+    pixels: tf.Tensor, axis: int, draw: Draw, dtype: tf.DType, views: int
+) -> tuple[tf.Tensor, ...]:
+    mean = _mean_colour(pixels, axis) if draw.colour is not None else None
+    return _finish(pixels, mean, axis, draw, dtype, views)
+
+
+def _mean_colour(pixels: tf.Tensor, axis: int) -> tf.Tensor:
+    """Averages pixels [N, h, ...] with the channels along `axis`, 2 or 3: float32 [N, 3].
+
+    A product with ones, outside of XLA, which sums one number at a time on a CPU.
+    """
+    height, *rest = pixels.shape[1:]
+    flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])
+    sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [N, 1, w * 3]
+    sums = tf.reshape(tf.cast(sums, tf.float32), [-1, *rest])
+    return tf.reduce_mean(sums, axis=4 - axis) / height
 
 
 @tf.function(jit_compile=True)
 def _finish(
-    pixels: tf.Tensor, mean: tf.Tensor | None, axis: int, draw: Draw, dtype: tf.DType
-) -> tf.Tensor:
-    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [N, 3]."""
-    channels = tf.unstack(tf.cast(pixels, tf.float32) * (1.0 / 255.0), axis=axis)
-    if draw.colour is not None and mean is not None:
-        channels = mix_colours(channels, draw.colour, mean * (1.0 / 255.0))
-    return tf.cast(_filter(tf.stack(channels, axis=-1), draw), dtype)
+    pixels: tf.Tensor,
+    mean: tf.Tensor | None,
+    axis: int,
+    draw: Draw,
+    dtype: tf.DType,
+    views: int,
+) -> tuple[tf.Tensor, ...]:
+    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, 3]."""
+
+    def finish(pixels: tf.Tensor, mean: tf.Tensor | None, draw: Draw) -> tf.Tensor:
+        channels = tf.unstack(tf.cast(pixels, tf.float32) * (1.0 / 255.0), axis=axis)
+        if draw.colour is not None and mean is not None:
+            channels = mix_colours(channels, draw.colour, mean * (1.0 / 255.0))
+        return tf.cast(_filter(tf.stack(channels, axis=-1), draw), dtype)
+
+    # What is read is taken apart, not what was made: that would be one more copy of it.
+    return tuple(
+        finish(pixels[v::views], None if mean is None else mean[v::views], _of_view(draw, v, views))
+        for v in range(views)
+    )
 
 
 @tf.function(jit_compile=True)
 def _finish_in_order(
-    views: tf.Tensor, colour: ColourDraw, draw: Draw, dtype: tf.DType
-) -> tf.Tensor:
-    views = apply_colour_in_order(tf.clip_by_value(views * (1.0 / 255.0), 0, 1), colour)
+    pixels: tf.Tensor, colour: ColourDraw, draw: Draw, dtype: tf.DType, views: int
+) -> tuple[tf.Tensor, ...]:
+    pixels = apply_colour_in_order(tf.clip_by_value(pixels * (1.0 / 255.0), 0, 1), colour)
     if draw.sigma is not None:
-        views = gaussian_blur(views, draw.sigma)
-    return tf.cast(_filter(views, draw), dtype)
+        pixels = gaussian_blur(pixels, draw.sigma)
+    made = tf.cast(_filter(pixels, draw), dtype)
+    return tuple(made[v::views] for v in range(views))
+
+
+def _of_view(draw: Draw, view: int, views: int) -> Draw:
+    return map_draw(lambda field: field[view::views], draw)
 
 
 def _filter(views: tf.Tensor, draw: Draw) -> tf.Tensor:

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes, crop_resize
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.views import Draw, apply_views, draw_views, make_views, map_draw
+from simclr_tf.augment.views import Draw, draw_views, make_views, map_draw
 from simclr_tf.data.decode import read_header
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
@@ -24,7 +24,7 @@ Size = tuple[int, int]
 # Pixels of a view times images that are augmented together. A whole batch of large views would go
 # through the main memory at every stage; this many stay in a core's cache, and small views are
 # still enough of them to hide what a TensorFlow operation costs to start.
-PART_PIXELS = 2**19
+PART_PIXELS = 2**17
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -120,7 +120,7 @@ def drawn_batches(
     `augment.make_views(images, draw, size)` makes of them what `two_views` gives.
 
     Returns:
-        Batches (uint8 [N, H, W, 3], `Draw` of 2N views, all first views first).
+        Batches (uint8 [N, H, W, 3], `Draw` of 2N views, the two of an image one after the other).
 
     Raises:
         UserError: The images are not in memory.
@@ -172,7 +172,7 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     """
     size = size or own_size(source)
     if source.images is None:
-        aspects = _aspects(source)
+        aspects = _aspects_of_files(source)
 
         def one(index: tf.Tensor) -> tf.Tensor:
             window = centre_boxes(1, tf.gather(aspects, index), size)
@@ -224,11 +224,8 @@ def _held(array: Any) -> tf.Tensor:
         return tf.constant(array)
 
 
-def _aspects(source: Source) -> tf.Tensor:
+def _aspects_of_files(source: Source) -> tf.Tensor:
     """Returns width over height of every image: float32 [M]."""
-    if source.images is not None:
-        height, width = source.images.shape[1:3]
-        return tf.fill([len(source)], width / height)
     sizes = source.file_sizes
     if sizes is None:
         sizes = np.array([read_header(path) for path in source.paths])
@@ -252,14 +249,16 @@ def _batch_order(step: tf.Tensor, count: int, batch_size: int, seed: int) -> tf.
 class _Draws:
     """What is drawn for a step: a function of (seed, step), cut into parts of a batch.
 
-    A part is (indices int64 [n], `Draw` of views * n views, all first views first). Of a batch that
-    is no multiple of n, the last part is filled up with the first images; `_views` cuts them off.
+    A part is (indices int64 [n], `Draw` of views * n views, those of an image one after the other).
+    Of a batch that is no multiple of n, the last part is filled up with the first images; `_views`
+    cuts them off.
     """
 
     def __init__(
         self, source: Source, views: int, batch_size: int, recipe: Recipe, seed: int, size: Size
     ) -> None:
-        self.count, self.aspects = len(source), _aspects(source)
+        self.source, self.count = source, len(source)
+        self.aspects = None if source.images is not None else _aspects_of_files(source)
         self.views, self.batch_size, self.recipe = views, batch_size, recipe
         self.seed, self.size = seed, size
         self.parts = -(-batch_size // _part_size(batch_size, size))
@@ -273,9 +272,14 @@ class _Draws:
             seed=self.seed,
             step=step,
             size=self.size,
-            aspect=tf.tile(tf.gather(self.aspects, index), [self.views]),
+            aspect=self._aspects(index),
         )
         return index, draw
+
+    def _aspects(self, index: tf.Tensor) -> tf.Tensor | float:
+        if self.source.images is not None:
+            return self.source.images.shape[2] / self.source.images.shape[1]
+        return tf.repeat(tf.gather(self.aspects, index), self.views)
 
     def __call__(self, steps: tf.data.Dataset) -> tf.data.Dataset:
         if self.parts == 1:
@@ -284,16 +288,13 @@ class _Draws:
 
     def _cut(self, index: tf.Tensor, draw: Draw) -> tuple[tf.Tensor, Draw]:
         rows = tf.range(self.parts * self.part_size) % self.batch_size
-        shape = [self.parts, self.part_size]
 
         def cut(field: tf.Tensor) -> tf.Tensor:
             rest = field.shape[1:]
-            by_view = tf.reshape(field, [self.views, self.batch_size, *rest])
-            parts = tf.reshape(tf.gather(by_view, rows, axis=1), [self.views, *shape, *rest])
-            by_part = tf.experimental.numpy.moveaxis(parts, 0, 1)
-            return tf.reshape(by_part, [self.parts, self.views * self.part_size, *rest])
+            of_image = tf.gather(tf.reshape(field, [self.batch_size, -1, *rest]), rows)
+            return tf.reshape(of_image, [self.parts, self.views * self.part_size, *rest])
 
-        return tf.reshape(tf.gather(index, rows), shape), map_draw(cut, draw)
+        return tf.reshape(tf.gather(index, rows), [self.parts, -1]), map_draw(cut, draw)
 
 
 def _part_size(batch_size: int, size: Size) -> int:
@@ -311,11 +312,11 @@ def _views(
 
     def make(index: tf.Tensor, draw: Draw) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         if held is not None:
-            return make_views(tf.gather(held, index), draw, draws.size, dtype), index
-        # Files differ in size: they are cropped one by one, and finished together.
-        crops = _read_windows(source, index, draw.boxes, draws.size)
-        views = apply_views(crops, draw, draws.size, dtype, cropped=True)
-        return tuple(tf.split(views, draws.views)), index
+            images = tf.gather(held, index)
+        else:  # files differ in size: they are cropped one by one, and finished together
+            images = _read_windows(source, index, draw.boxes, draws.size)
+        made = make_views(images, draw, draws.size, dtype, views=draws.views, cropped=held is None)
+        return made, index
 
     parts = draws(steps).map(make, tf.data.AUTOTUNE)
     if draws.parts == 1:
@@ -329,16 +330,14 @@ def _views(
 
 
 def _read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:
-    """Reads windows [V * n] of the files at the indices [n]: uint8 [V * n, h, w, 3]."""
+    """Reads windows [n * V] of the files at the indices [n]: uint8 [n * V, h, w, 3]."""
 
     def read(index: np.ndarray, windows: np.ndarray) -> np.ndarray:
-        of_image = windows.reshape(-1, len(index), 5).swapaxes(0, 1)  # [n, V, 5]
-        pairs = zip(index, of_image, strict=True)
-        crops = np.stack([source.read_windows(int(i), w, size) for i, w in pairs])
-        return crops.swapaxes(0, 1).reshape(-1, *size, 3)
+        pairs = zip(index, windows.reshape(len(index), -1, 5), strict=True)
+        return np.concatenate([source.read_windows(int(i), w, size) for i, w in pairs])
 
     crops = tf.numpy_function(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
-    return tf.ensure_shape(crops, [None, *size, 3])
+    return tf.ensure_shape(crops, [boxes.top.shape[0], *size, 3])
 
 
 def _epochs(
