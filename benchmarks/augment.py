@@ -55,6 +55,7 @@ RIVALS = [name for name in MODULES if name != "ours"]
 TORCH = ("torchvision", "lightly")
 SOURCE_BYTES = 64 << 20  # of images: more than a cache holds
 DRAWN = 256  # different images among them
+MOST_REST = 60.0  # seconds that a side is given to come to rest
 COPY_BYTES = 128 << 20  # copied by each thread at a time
 SHOWN = 8  # images per side whose views are checked and drawn
 EXTRA = {  # operation -> its probability among a recipe's fields
@@ -81,6 +82,7 @@ class Side:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
+            start_new_session=True,  # its workers are known by their group
         )
 
     def answer(self) -> dict[str, Any]:
@@ -96,6 +98,33 @@ class Side:
         self._process.stdin.write(json.dumps(question) + "\n")
         self._process.stdin.flush()
         return self.answer()
+
+    def rest(self) -> None:
+        """Waits until the side and its workers have filled their buffers and do nothing more.
+
+        A DataLoader's workers go on for seconds after the last batch was taken from them: on the
+        cores of the side whose turn is next.
+        """
+        if not Path("/proc/self/stat").exists():  # not Linux: long enough for most
+            time.sleep(5.0)
+            return
+        used, start = self._ticks(), time.perf_counter()
+        while time.perf_counter() - start < MOST_REST:
+            time.sleep(0.3)
+            before, used = used, self._ticks()
+            if used - before <= 1:
+                return
+
+    def _ticks(self) -> int:
+        """Returns the processor time, in clock ticks, of the side's processes together."""
+        ticks = 0
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                # What follows the name in brackets: state, parent, group, ..., user, system.
+                fields = stat.read_text().rpartition(")")[2].split()
+                if int(fields[2]) == self._process.pid:
+                    ticks += int(fields[11]) + int(fields[12])
+        return ticks
 
     def close(self) -> None:
         # A side ends by itself when no more questions can come.
@@ -132,6 +161,7 @@ class Work:
     def rate(self, side: Side, recipe: Recipe) -> float:
         """Returns views per second over one window."""
         counted = side.ask(**self._task(recipe), seconds=self.seconds)
+        side.rest()
         return counted["views"] / counted["seconds"]
 
     def sample(self, side: Side, recipe: Recipe, file: str) -> tuple[np.ndarray, dict[str, Any]]:
@@ -142,6 +172,7 @@ class Work:
         """
         count = min(SHOWN, self.job.batch_size)
         told = side.ask(**self._task(recipe), file=file, count=count)
+        side.rest()
         views = np.load(file)
         expected = [self.job.batch_size, self.job.size, self.job.size, 3]
         if told["shapes"] != [expected, expected]:

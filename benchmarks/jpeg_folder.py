@@ -151,9 +151,9 @@ class Sides:
 
     def _drawn(self, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the indices [N] and the windows [N, 2, 5] of a step."""
-        windows = tf.reshape(tf.stack(self._draw(step).boxes, axis=1), [2, self.batch_size, 5])
+        windows = tf.reshape(tf.stack(self._draw(step).boxes, axis=1), [self.batch_size, 2, 5])
         index = step * self.batch_size + tf.range(self.batch_size, dtype=tf.int64)
-        return index % len(self.paths), tf.transpose(windows, [1, 0, 2])
+        return index % len(self.paths), windows
 
     def _whole(self) -> tf.data.Dataset:
         """Returns (step, crops float32 [N, 2, h, w, 3]), each image decoded and cropped whole."""
@@ -166,10 +166,9 @@ class Sides:
         images = self.steps.map(self._drawn).unbatch().map(one, tf.data.AUTOTUNE)
         return tf.data.Dataset.zip(self.steps, images.batch(self.batch_size, drop_remainder=True))
 
-    def _finish(self, step: tf.Tensor, crops: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        flat = tf.concat([crops[:, 0], crops[:, 1]], axis=0)
-        views = st.augment.apply_views(flat, self._draw(step), VIEW, self.dtype, cropped=True)
-        return tuple(tf.split(views, 2))
+    def _finish(self, step: tf.Tensor, crops: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        flat = tf.reshape(crops, [2 * self.batch_size, *VIEW, 3])
+        return st.augment.make_views(flat, self._draw(step), VIEW, self.dtype, cropped=True)
 
 
 def spread(values: list[float]) -> dict[str, float]:

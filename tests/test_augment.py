@@ -549,7 +549,7 @@ def test_an_operation_is_applied_as_often_as_its_probability_says(prob):
     recipe = dataclasses.replace(EVERYTHING, **{f"{name}_prob": prob for name in NAMES})
     deviation = np.sqrt(prob * (1 - prob) / COUNT)
     for name, applied in flags(recipe, drawn(recipe)).items():
-        assert abs(applied.mean() - prob) <= 4 * deviation, name
+        assert abs(applied.mean() - prob) <= 3 * deviation, name
 
 
 def test_operations_are_drawn_independently_of_each_other():

@@ -119,3 +119,23 @@ def test_a_tiny_run_writes_every_key(tmp_path):
     assert all(
         took["median"] > 0 for took in results["operations"]["microseconds_per_view"].values()
     )
+
+
+@pytest.mark.slow
+def test_a_tiny_run_over_jpeg_files_writes_every_key(tmp_path):
+    file = tmp_path / "jpeg.json"
+    words = f"--sizes 512 --images 8 --passes 1 --repeats 1 --json={file}"
+    done = subprocess.run(
+        [sys.executable, "benchmarks/jpeg_folder.py", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(file.read_text())["sizes"]["512"]
+    for part in ("views", "crops"):
+        assert measured[part]["ratio"]["median"] > 0
+        for side in ("ours", "whole"):
+            assert measured[part][side]["images_per_second"]["median"] > 0
+    assert measured["error"]["mean"] < 1.5

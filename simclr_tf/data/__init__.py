@@ -15,6 +15,7 @@ _HOME = {
     "make_shapes": "shapes",
     "read_image": "decode",
     "two_views": "pipeline",
+    "drawn_batches": "pipeline",
     "labelled_batches": "pipeline",
     "plain_batches": "pipeline",
 }

@@ -5,6 +5,7 @@ What a training batch holds is a function of (seed, step) alone, so a run may st
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -21,10 +22,14 @@ from simclr_tf.seeds import stream_seed
 
 Size = tuple[int, int]
 
-# Pixels of a view times images that are augmented together. A whole batch of large views would go
-# through the main memory at every stage; this many stay in a core's cache, and small views are
-# still enough of them to hide what a TensorFlow operation costs to start.
+# Pixels of a view (or image, if larger) times images that are augmented together. A whole batch of
+# large views would go through the main memory at every stage; this many stay in a core's cache, and
+# of small views are still enough to hide what a TensorFlow operation costs to start.
 PART_PIXELS = 2**17
+
+# Parts that are made at a time. Not left to tf.data, which goes down to one where batches lie ready
+# and takes a second to come up again.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def steps_per_epoch(source: Source, batch_size: int) -> int:
@@ -261,7 +266,9 @@ class _Draws:
         self.aspects = None if source.images is not None else _aspects_of_files(source)
         self.views, self.batch_size, self.recipe = views, batch_size, recipe
         self.seed, self.size = seed, size
-        self.parts = -(-batch_size // _part_size(batch_size, size))
+        sides = [size] if source.images is None else [size, source.images.shape[1:3]]
+        most = PART_PIXELS // max(height * width for height, width in sides)
+        self.parts = -(-batch_size // _part_size(batch_size, most))
         self.part_size = -(-batch_size // self.parts)
 
     def of_step(self, step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
@@ -297,9 +304,9 @@ class _Draws:
         return tf.reshape(tf.gather(index, rows), [self.parts, -1]), map_draw(cut, draw)
 
 
-def _part_size(batch_size: int, size: Size) -> int:
+def _part_size(batch_size: int, most: int) -> int:
     """Returns how many images of a batch are augmented together, a divisor of it where one fits."""
-    most = max(1, min(batch_size, PART_PIXELS // (size[0] * size[1])))
+    most = max(1, min(batch_size, most))
     divisors = [n for n in range(most, most // 2, -1) if batch_size % n == 0]
     return divisors[0] if divisors else most
 
@@ -318,14 +325,14 @@ def _views(
         made = make_views(images, draw, draws.size, dtype, views=draws.views, cropped=held is None)
         return made, index
 
-    parts = draws(steps).map(make, tf.data.AUTOTUNE)
+    parts = draws(steps).map(make, CORES)
     if draws.parts == 1:
         return parts
 
     def join(part: tf.Tensor) -> tf.Tensor:
         return tf.reshape(part, [-1, *part.shape[2:]])[: draws.batch_size]
 
-    batches = parts.batch(draws.parts, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = parts.batch(draws.parts, drop_remainder=True, num_parallel_calls=CORES)
     return batches.map(lambda *batch: tf.nest.map_structure(join, batch))
 
 
