@@ -168,11 +168,14 @@ def adjust_saturation(image, factor):
 
 
 def adjust_hue(image, share):
-    """Turns the colours by a share of the full circle in the plane of I and Q (NTSC, FCC 1953)."""
+    """Turns the colours by a share of the full circle in the plane of I and Q (NTSC, FCC 1953).
+
+    Clockwise there, which is from red to yellow, as in HSV.
+    """
     y = luma(image)
     i = image @ np.array([0.595716, -0.274453, -0.321263])
     q = image @ np.array([0.211456, -0.522591, 0.311135])
-    turned = (i + 1j * q) * np.exp(2j * np.pi * share)
+    turned = (i + 1j * q) * np.exp(-2j * np.pi * share)
     to_yiq = np.array(
         [[0.299, 0.587, 0.114], [0.595716, -0.274453, -0.321263], [0.211456, -0.522591, 0.311135]]
     )

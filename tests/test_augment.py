@@ -26,7 +26,7 @@ from simclr_tf.augment import (
     rotate,
 )
 from simclr_tf.augment.colour import ColourDraw
-from simclr_tf.augment.filters import NoiseDraw, Squares, blur_axis, standard_normal
+from simclr_tf.augment.filters import NoiseDraw, Squares, blur_axis, blur_matrix, standard_normal
 from simclr_tf.augment.geometry import Boxes, crop_nearest, sampling_matrix
 from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS
 from simclr_tf.errors import UserError
@@ -60,6 +60,10 @@ def colour_draw(**fields):
     return ColourDraw(
         **{k: tf.constant([v], tf.float32) for k, v in {**identity, **fields}.items()}
     )
+
+
+def apply_in_order(images, draw):
+    return apply_colour_in_order(images, draw._replace(order=tf.constant([[0, 1, 2, 3]])))
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +192,13 @@ def test_blurring_a_sampling_matrix_blurs_what_it_samples(pixels):
     )
 
 
+@pytest.mark.parametrize("size", [5, 16, 40])
+def test_a_blur_matrix_is_the_blur_of_an_axis(size):
+    sigma = tf.constant([0.0, 0.3, 1.0, 2.0])
+    identity = tf.eye(size, batch_shape=[4])
+    np.testing.assert_allclose(blur_matrix(sigma, size), blur_axis(identity, sigma), atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 2.0])
 def test_blur_agrees_with_the_reference(images, sigma):
     wide = tf.tile(images[:1], [1, 1, 2, 1])  # wider than the kernel
@@ -248,6 +259,10 @@ def test_hue_turns_red_green_and_blue_into_each_other_and_leaves_gray():
     gray = tf.fill([1, 2, 2, 3], 0.4)
     np.testing.assert_allclose(apply_colour(gray, colour_draw(hue=0.3)), gray, atol=1e-6)
     red = tf.reshape(tf.constant([0.6, 0.3, 0.3]), [1, 1, 1, 3])
+    for change in (apply_colour, apply_in_order):
+        for turn, nearer in ((0.1, 1), (-0.1, 2)):  # to yellow, to magenta
+            turned = np.array(change(red, colour_draw(hue=turn)))[0, 0, 0]
+            assert turned[nearer] > turned[3 - nearer] + 0.05
     for turn in (1 / 3, -1 / 3):
         turned = np.array(apply_colour(red, colour_draw(hue=turn)))[0, 0, 0]
         assert turned.argmax() != 0

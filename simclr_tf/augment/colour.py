@@ -31,8 +31,9 @@ class ColourDraw(NamedTuple):
     """Colour parameters, float32 [N] each; the identity is 1, 1, 1, 0, 0.
 
     `brightness`, `contrast` and `saturation` are factors, `hue` is a share of the full turn in
-    [-0.5, 0.5], `gray` is 1 where the colours are dropped, else 0. `order`, int32 [N, 4], says in
-    which order `colour_sequence` applies the first four; None: they are fused.
+    [-0.5, 0.5], from red towards yellow, `gray` is 1 where the colours are dropped, else 0.
+    `order`, int32 [N, 4], says in which order `colour_sequence` applies the first four; None: they
+    are fused.
     """
 
     brightness: tf.Tensor
@@ -77,7 +78,7 @@ def draw_colour(
 
 def colour_matrix(draw: ColourDraw) -> tf.Tensor:
     """Returns the matrices [N, 3, 3] that act on RGB columns, contrast's offset left out."""
-    angle = draw.hue * (2.0 * math.pi)
+    angle = draw.hue * (-2.0 * math.pi)  # in the IQ plane, from red to yellow is clockwise
     cos, sin = (f(angle)[:, tf.newaxis, tf.newaxis] for f in (tf.cos, tf.sin))
     hue = _HUE_KEEP + cos * _HUE_COS + sin * _HUE_SIN  # [N, 3, 3]
     # Gray is saturation 0. Each row of `luma` is the luma of the pixel.

@@ -54,6 +54,16 @@ def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     return total / weight[..., tf.newaxis]
 
 
+def blur_matrix(sigma: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns `blur_axis` as a matrix, float32 [N, size, size], rows summing to 1."""
+    position = tf.range(size, dtype=tf.float32)
+    away = position[:, tf.newaxis] - position  # [size, size]
+    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis, tf.newaxis]
+    near = tf.cast(tf.abs(away) <= BLUR_RADIUS, tf.float32)
+    weights = near * tf.exp(-0.5 * tf.square(away / width))
+    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
+
+
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs each image with its own width.
 

@@ -65,7 +65,8 @@ def draw_boxes(
     tries = tf.random.stateless_uniform([2, count, CROP_TRIES], shape_seed, alg="philox")
     place = tf.random.stateless_uniform([2, count], place_seed, alg="philox")
     aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])
-    return Boxes(*_place_windows(tries, place, aspect, area_min), flip)
+    top, left, height, width = _place_windows(tries, place, aspect, area_min)
+    return Boxes(top, left, height, width, flip)
 
 
 @tf.function(jit_compile=True)

@@ -28,6 +28,7 @@ from simclr_tf.augment.filters import (
     Squares,
     add_noise,
     blur_axis,
+    blur_matrix,
     cutout,
     draw_noise,
     draw_sigma,
@@ -162,13 +163,14 @@ def make_views(
     in_order = draw.colour if draw.colour and draw.colour.order is not None else None
     sigma = None if in_order else draw.sigma
     planes = _to_planes(tf.convert_to_tensor(images), dtype)
-    if not cropped or sigma is not None:
+    if not cropped:
         source = planes.shape[1], planes.shape[3]
-        boxes = _whole(tf.shape(planes)[0]) if cropped else draw.boxes
-        rows, columns = _matrices(boxes, source, size, dtype if sigma is None else tf.float32)
+        rows, columns = _matrices(draw.boxes, source, size, dtype if sigma is None else tf.float32)
         if sigma is not None:
             rows, columns = _blurred(rows, sigma, dtype), _blurred(columns, sigma, dtype)
         planes = resample(planes, rows, columns)
+    elif sigma is not None:
+        planes = resample(planes, *_blur_matrices(sigma, size, dtype))
     if in_order:
         return _finish_in_order(_to_views(planes, draw.degrees), in_order, draw, dtype, views)
     if draw.degrees is not None:
@@ -191,11 +193,6 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
     return masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
 
 
-def _whole(count: tf.Tensor) -> Boxes:
-    zero, one = tf.zeros([count]), tf.ones([count])
-    return Boxes(zero, zero, one, one, zero)
-
-
 # Each of these is one XLA computation. Blurring the sampling matrices is apart from making them:
 # together, XLA would make every element once for each tap of the kernel.
 
@@ -216,6 +213,12 @@ def _matrices(
 @tf.function(jit_compile=True)
 def _blurred(matrix: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return tf.cast(blur_axis(matrix, sigma), dtype)
+
+
+@tf.function(jit_compile=True)
+def _blur_matrices(sigma: tf.Tensor, size: Size, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
+    rows, columns = blur_matrix(sigma, size[0]), blur_matrix(sigma, size[1])
+    return tf.cast(rows, dtype), tf.cast(columns, dtype)
 
 
 @tf.function(jit_compile=True)
