@@ -6,18 +6,14 @@ its own. Batches come in any order.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import tensorflow as tf
 
+from rivals import tf_image
 from rivals.side import ASPECT, SIGMA, Job, Views
+from rivals.tf_image import jitter, sometimes, to_gray
 
 VERSIONS: dict[str, str] = {}
-DIFFERS = (
-    "bicubic without antialias; crops cover at least 10 % of the image; the colour operations come "
-    "in random order with a clip after each; the blur's kernel spans a tenth of the side, with "
-    "zeros beyond the edge"
-)
+DIFFERS = tf_image.DIFFERS.replace("has one width a batch, ", "")
 
 
 def open_views(job: Job) -> Views:
@@ -72,24 +68,6 @@ def crop(image: tf.Tensor, area_min: float) -> tf.Tensor:
     return tf.slice(image, begin, extent)
 
 
-def jitter(image: tf.Tensor, job: Job) -> tf.Tensor:
-    low, high = job.factors
-    operations = [
-        lambda x: x * tf.random.uniform([], low, high),
-        lambda x: tf.image.random_contrast(x, low, high),
-        lambda x: tf.image.random_saturation(x, low, high),
-        lambda x: tf.image.random_hue(x, job.max_hue),
-    ]
-    for number in tf.unstack(tf.random.shuffle(tf.range(len(operations)))):
-        branches = [lambda f=f, x=image: f(x) for f in operations]
-        image = tf.clip_by_value(tf.switch_case(number, branches), 0.0, 1.0)
-    return image
-
-
-def to_gray(image: tf.Tensor) -> tf.Tensor:
-    return tf.image.grayscale_to_rgb(tf.image.rgb_to_grayscale(image))
-
-
 def blur(image: tf.Tensor, radius: int) -> tf.Tensor:
     position = tf.range(-radius, radius + 1, dtype=tf.float32)
     weights = tf.exp(-0.5 * tf.square(position / tf.random.uniform([], *SIGMA)))
@@ -97,7 +75,3 @@ def blur(image: tf.Tensor, radius: int) -> tf.Tensor:
     down, across = weights[:, tf.newaxis, :, tf.newaxis], weights[tf.newaxis, :, :, tf.newaxis]
     image = tf.nn.depthwise_conv2d(image[tf.newaxis], down, [1, 1, 1, 1], "SAME")
     return tf.nn.depthwise_conv2d(image, across, [1, 1, 1, 1], "SAME")[0]
-
-
-def sometimes(prob: float, change: Callable[[], tf.Tensor], image: tf.Tensor) -> tf.Tensor:
-    return tf.cond(tf.random.uniform([]) < prob, change, lambda: image)
