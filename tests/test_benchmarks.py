@@ -17,6 +17,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RIVALS = ["ours_float32", "tf_image", "tf_image_tuned", "keras_layers", "torchvision", "lightly"]
 
 
+def run_benchmark(name: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, f"benchmarks/{name}.py", *words.split()],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def augment(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
@@ -92,14 +103,7 @@ def test_a_side_that_breaks_ends_the_run_with_its_error(augment, monkeypatch):
 def test_a_tiny_run_writes_every_key(tmp_path):
     file = tmp_path / "augment.json"
     words = f"--size=16 --repeats=1 --seconds=0.2 --batch_size=8 --operations noise --json={file}"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/augment.py", *words.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    run_benchmark("augment", words)
     results = json.loads(file.read_text())
     here = [name for name in RIVALS if results[name] is not None]
     assert set(results["missing"]) == set(RIVALS) - set(here)
@@ -125,14 +129,7 @@ def test_a_tiny_run_writes_every_key(tmp_path):
 def test_a_tiny_run_over_jpeg_files_writes_every_key(tmp_path):
     file = tmp_path / "jpeg.json"
     words = f"--sizes 512 --images 8 --passes 1 --repeats 1 --json={file}"
-    done = subprocess.run(
-        [sys.executable, "benchmarks/jpeg_folder.py", *words.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    run_benchmark("jpeg_folder", words)
     measured = json.loads(file.read_text())["sizes"]["512"]
     for part in ("views", "crops"):
         assert measured[part]["ratio"]["median"] > 0

@@ -61,6 +61,14 @@ def make_view(image: tf.Tensor, job: Job) -> tf.Tensor:
 
 
 def crop(image: tf.Tensor, area_min: float) -> tf.Tensor:
+    begin, extent = draw_window(image, area_min)
+    top, left, _ = tf.unstack(begin)
+    height, width, _ = tf.unstack(extent)
+    return tf.image.crop_to_bounding_box(image, top, left, height, width)
+
+
+def draw_window(image: tf.Tensor, area_min: float) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns first corner and extent of a random window, int32 [3] each."""
     begin, extent, _ = tf.image.sample_distorted_bounding_box(
         tf.shape(image),
         bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
@@ -69,9 +77,7 @@ def crop(image: tf.Tensor, area_min: float) -> tf.Tensor:
         area_range=(area_min, 1.0),
         max_attempts=100,
     )
-    top, left, _ = tf.unstack(begin)
-    height, width, _ = tf.unstack(extent)
-    return tf.image.crop_to_bounding_box(image, top, left, height, width)
+    return begin, extent
 
 
 def jitter(image: tf.Tensor, job: Job) -> tf.Tensor:
@@ -103,16 +109,20 @@ def to_gray(image: tf.Tensor) -> tf.Tensor:
 
 
 def blur_some(images: tf.Tensor, job: Job) -> tf.Tensor:
-    radius = job.blur_radius
+    blurred = blur(images, job.blur_radius)
+    drawn = tf.random.uniform([job.batch_size, 1, 1, 1]) < job.recipe["blur_prob"]
+    drawn = tf.cast(drawn, tf.float32)
+    return tf.clip_by_value(blurred * drawn + images * (1.0 - drawn), 0.0, 1.0)
+
+
+def blur(images: tf.Tensor, radius: int) -> tf.Tensor:
+    """Blurs images [N, S, S, 3], all with one random width."""
     position = tf.range(-radius, radius + 1, dtype=tf.float32)
     weights = tf.exp(-0.5 * tf.square(position / tf.random.uniform([], *SIGMA)))
     weights = tf.tile((weights / tf.reduce_sum(weights))[:, tf.newaxis], [1, 3])  # [k, 3]
     down, across = weights[:, tf.newaxis, :, tf.newaxis], weights[tf.newaxis, :, :, tf.newaxis]
-    blurred = tf.nn.depthwise_conv2d(images, down, [1, 1, 1, 1], "SAME")
-    blurred = tf.nn.depthwise_conv2d(blurred, across, [1, 1, 1, 1], "SAME")
-    drawn = tf.random.uniform([job.batch_size, 1, 1, 1]) < job.recipe["blur_prob"]
-    drawn = tf.cast(drawn, tf.float32)
-    return tf.clip_by_value(blurred * drawn + images * (1.0 - drawn), 0.0, 1.0)
+    images = tf.nn.depthwise_conv2d(images, down, [1, 1, 1, 1], "SAME")
+    return tf.nn.depthwise_conv2d(images, across, [1, 1, 1, 1], "SAME")
 
 
 def sometimes(prob: float, change: Callable[[], tf.Tensor], image: tf.Tensor) -> tf.Tensor:

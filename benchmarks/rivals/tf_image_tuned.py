@@ -9,8 +9,8 @@ from __future__ import annotations
 import tensorflow as tf
 
 from rivals import tf_image
-from rivals.side import ASPECT, SIGMA, Job, Views
-from rivals.tf_image import jitter, sometimes, to_gray
+from rivals.side import Job, Views
+from rivals.tf_image import blur, draw_window, jitter, sometimes, to_gray
 
 VERSIONS: dict[str, str] = {}
 DIFFERS = tf_image.DIFFERS.replace("has one width a batch, ", "")
@@ -43,7 +43,7 @@ def make_view(image: tf.Tensor, job: Job) -> tf.Tensor:
     """Makes one view, float32 [S, S, 3] in [0, 1], of a uint8 image."""
     recipe, size = job.recipe, job.size
     # Cropping before the conversion to float gives the same and is cheaper.
-    image = crop(image, recipe["crop_area_min"])
+    image = tf.slice(image, *draw_window(image, recipe["crop_area_min"]))
     image = tf.image.resize(image, [size, size], "bicubic") * (1.0 / 255.0)
     if recipe["flip"]:
         image = tf.image.random_flip_left_right(image)
@@ -52,26 +52,7 @@ def make_view(image: tf.Tensor, job: Job) -> tf.Tensor:
     if recipe["colordrop"]:
         image = sometimes(recipe["color_prob"], lambda: to_gray(image), image)
     if recipe["blur"]:
-        image = sometimes(recipe["blur_prob"], lambda: blur(image, job.blur_radius), image)
+        image = sometimes(
+            recipe["blur_prob"], lambda: blur(image[tf.newaxis], job.blur_radius)[0], image
+        )
     return tf.ensure_shape(tf.clip_by_value(image, 0.0, 1.0), [size, size, 3])
-
-
-def crop(image: tf.Tensor, area_min: float) -> tf.Tensor:
-    begin, extent, _ = tf.image.sample_distorted_bounding_box(
-        tf.shape(image),
-        bounding_boxes=tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
-        min_object_covered=0.1,
-        aspect_ratio_range=ASPECT,
-        area_range=(area_min, 1.0),
-        max_attempts=100,
-    )
-    return tf.slice(image, begin, extent)
-
-
-def blur(image: tf.Tensor, radius: int) -> tf.Tensor:
-    position = tf.range(-radius, radius + 1, dtype=tf.float32)
-    weights = tf.exp(-0.5 * tf.square(position / tf.random.uniform([], *SIGMA)))
-    weights = tf.tile((weights / tf.reduce_sum(weights))[:, tf.newaxis], [1, 3])  # [k, 3]
-    down, across = weights[:, tf.newaxis, :, tf.newaxis], weights[tf.newaxis, :, :, tf.newaxis]
-    image = tf.nn.depthwise_conv2d(image[tf.newaxis], down, [1, 1, 1, 1], "SAME")
-    return tf.nn.depthwise_conv2d(image, across, [1, 1, 1, 1], "SAME")[0]
