@@ -126,6 +126,18 @@ class Config:
     skip_bad_images: bool = setting(
         "data", False, "Leave out and count images that do not decode, instead of stopping."
     )
+    ignore_label: int = setting(
+        "data",
+        -1,
+        "Value of the pixels in masks that do not count; -1: all do.",
+        bounds="[-1, 255]",
+    )
+    mask_colors: str = setting(
+        "data",
+        "",
+        "Table of the colours in colour-coded masks: a line a class, `red green blue name`; the "
+        "first line is class 0.",
+    )
 
     # -- model --
     model: int = setting("model", 18, "Depth of the ResNet encoder.", choices=(18, 34, 50))
@@ -163,11 +175,29 @@ class Config:
     similarity: str = setting(
         "loss", "cosine", "How two projections are compared.", choices=("cosine", "dot")
     )
+    dice_weight: float = setting(
+        "loss",
+        0.0,
+        "Weight of the Dice loss beside the cross-entropy of pixels.",
+        bounds="[0, inf)",
+    )
+    class_weights: str = setting(
+        "loss",
+        "none",
+        "Weights of the classes in the cross-entropy of pixels: none, balanced (rare classes count "
+        "more), or K numbers with commas between.",
+    )
 
     # -- optimiser --
     optimizer: str = setting("optimiser", "lars", "Update rule.", choices=OPTIMIZERS)
     learning_rate: float = setting(
         "optimiser", 1.0, "Peak learning rate, before lr_scaling.", bounds="[0, inf)"
+    )
+    encoder_learning_rate: float = setting(
+        "optimiser",
+        0.0,
+        "Peak learning rate of the encoder where a task trains it with a head; 0: learning_rate.",
+        bounds="[0, inf)",
     )
     lr_scaling: str = setting(
         "optimiser",
@@ -280,6 +310,25 @@ class Config:
         "run", False, "Let --task=check draw pictures of the views and their colours."
     )
 
+    # -- prediction --
+    predict_save_path: str = setting(
+        "prediction",
+        "",
+        "Folder of what --task=predict writes; without it, `predictions` in finetune_save_path.",
+    )
+    tile_size: tuple[int, int] = setting(
+        "prediction",
+        (0, 0),
+        "Height and width of the windows that large images are segmented in, in pixels as the "
+        "network sees them; 0: whole images up to a megapixel, windows of 768 above.",
+    )
+    tile_overlap: float = setting(
+        "prediction",
+        0.25,
+        "Share of a window that it has in common with the next.",
+        bounds="[0, 0.9]",
+    )
+
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
@@ -386,7 +435,7 @@ class Config:
                 )
 
     def _check_sizes(self) -> None:
-        for name in ("input_size", "crop_size"):
+        for name in ("input_size", "crop_size", "tile_size"):
             size = getattr(self, name)
             if size != (0, 0) and min(size) < 8:
                 raise UserError(
