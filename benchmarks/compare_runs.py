@@ -1,6 +1,6 @@
 """Puts finished runs side by side: what was learnt, against a random encoder and raw pixels.
 
-python benchmarks/compare_runs.py logs/demo/pretrain logs/demo/frozen logs/demo/finetuned
+python benchmarks/compare_runs.py logs/demo/pretrain logs/demo/frozen logs/demo/segmentation
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from typing import Any
 
 
 def rows_of(folder: Path, results: dict[str, Any]) -> list[tuple[str, str, float]]:
-    """Returns (run, measure, accuracy) for each accuracy that a run reports."""
+    """Returns (run, measure, score) for each accuracy or mean IoU that a run reports."""
     if results["task"] != "pretrain":
-        head = "linear head" if results["config"]["freeze"] else "whole network fine-tuned"
+        frozen = results["config"]["freeze"]
         start = "random" if results["initial_weights"] == "random" else "pre-trained"
+        if results["task"] == "segmentation":
+            part = "frozen" if frozen else "whole network"
+            name = f"segmentation (mean IoU), {part}, {start} encoder"
+            return [(folder.name, name, results["mean_iou"])]
+        head = "linear head" if frozen else "whole network fine-tuned"
         return [(folder.name, f"{head}, {start} encoder", results["accuracy"])]
     baselines = results.get("baselines", {})
     measured = [(f"kNN, {name.replace('_', ' ')}", value) for name, value in baselines.items()]
@@ -36,9 +41,9 @@ def main() -> int:
     results = [json.loads((f / "results.json").read_text()) for f in folders]
     rows = [row for f, r in zip(folders, results, strict=True) for row in rows_of(f, r)]
     width = max(len(measure) for _, measure, _ in rows)
-    print(f"\n{'measured on the test images':<{width}}  accuracy")
-    for _, measure, accuracy in rows:
-        print(f"{measure:<{width}}  {accuracy:.3f}  {'#' * round(40 * accuracy)}")
+    print(f"\n{'measured on the test images':<{width}}  score")
+    for _, measure, score in rows:
+        print(f"{measure:<{width}}  {score:.3f}  {'#' * round(40 * score)}")
     seconds = sum(r["seconds"] for r in results)
     print(f"\n{seconds / 60:.1f} minutes of compute on {results[0]['device']}")
     print(f"figures: {', '.join(str(f / 'plots') for f in folders)}")

@@ -26,6 +26,7 @@ _MODULES = {
     "metrics": "simclr_tf.metrics",
     "models": "simclr_tf.models",
     "optimizers": "simclr_tf.optimizers",
+    "pixel_losses": "simclr_tf.pixel_losses",
     "plots": "simclr_tf.plots",
     "schedules": "simclr_tf.schedules",
 }

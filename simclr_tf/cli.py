@@ -20,6 +20,8 @@ from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
+WITHOUT_CHECKPOINTS = ("check", "predict")  # tasks that cannot be resumed
+SAVE_PATHS = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.
 _CHATTER = re.compile(
@@ -34,6 +36,8 @@ usage: python main.py --task=TASK [--name=value ...]
   python main.py --task=pretrain
   python main.py --task=pretrain --dataset=folder:PATH --input_size="96 96"
   python main.py --task=classification --dataset=folder:PATH --freeze=True
+  python main.py --task=segmentation --dataset=folder:PATH
+  python main.py --task=predict --dataset=folder:PATH
 
 Switches: --freeze, --freeze=True, --freeze=False or --no-freeze. Sizes: "240 240", 240x240 or 240.
 Which value counts: default < preset of the task and data set < --config=FILE.yaml < flag.
@@ -51,19 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     asks_help = not {"-h", "--help"}.isdisjoint(words)
+    again = "--resume continues from the last checkpoint"
     try:
         if asks_help:
             print(f"{_USAGE}\n{describe()}")
         else:
-            _run(parse(words))
+            config = parse(words)
+            if config.task in WITHOUT_CHECKPOINTS:
+                again = "--overwrite begins again"
+            _run(config)
         sys.stdout.flush()
     except UserError as error:
         return _fail(WRONG, f"error: {error}")
     except KeyboardInterrupt:
-        return _fail(
-            INTERRUPTED,
-            "Interrupted. The same command with --resume continues from the last checkpoint.",
-        )
+        return _fail(INTERRUPTED, f"Interrupted. The same command with {again}.")
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE if asks_help else INTERRUPTED
@@ -143,11 +148,11 @@ def _run(config: Config) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        folder = "pretrain" if config.task == "pretrain" else "finetune"
+        flag = SAVE_PATHS.get(config.task, "finetune_save_path")
         raise UserError(
             f"Expected to read and write {error.filename or 'files'}, got: "
             f"{error.strerror or error}. Check the path, its permissions and the free space; "
-            f"--{folder}_save_path chooses another run folder."
+            f"--{flag} chooses another folder."
         ) from error
 
 

@@ -45,7 +45,14 @@ _CROP_AND_FLIP = {"jitter": False, "colordrop": False, "blur": False}
 PRESETS: dict[str, dict[str, Any]] = {
     "pretrain": {},
     "classification": _SUPERVISED | _CROP_AND_FLIP | {"val_fraction": 0.1},
-    "segmentation": _SUPERVISED | {"num_epochs": 50},
+    "segmentation": _SUPERVISED
+    | {
+        "crop_area_min": 0.25,
+        "batch_size": 16,
+        "num_epochs": 50,
+        "val_fraction": 0.1,
+        "eval_every_epochs": 1,
+    },
     "evaluate": _SUPERVISED,
     "check": {"finetune_save_path": "logs/check"},
 }
@@ -63,6 +70,11 @@ DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "width_multiplier": 0.25,
         "crop_area_min": 0.3,
         "num_epochs": 20,
+    },
+    ("segmentation", "shapes"): {
+        "width_multiplier": 0.25,
+        "batch_size": 128,
+        "num_epochs": 15,
     },
     ("check", "shapes"): {"crop_area_min": 0.3},  # it shows what pre-training sees
 }

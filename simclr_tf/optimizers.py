@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import keras
@@ -10,6 +10,7 @@ import tensorflow as tf
 
 Schedule: TypeAlias = keras.optimizers.schedules.LearningRateSchedule
 Predicate = Callable[[keras.Variable], bool]
+RateFactors = Callable[[keras.Variable], float]
 
 
 def is_norm_or_bias(variable: keras.Variable) -> bool:
@@ -115,41 +116,88 @@ class _L2:
         return {**super().get_config(), "l2": self.l2}  # type: ignore[misc]
 
 
+class _RateFactors:
+    """Multiplies the learning rate of each variable by a number of its own.
+
+    It comes first among the bases, so that whatever a step does with the rate sees the product,
+    decoupled weight decay included.
+
+    Args:
+        rate_factors: A number of at least 0 for each variable, in the order in which the optimiser
+            is built on them; 0 leaves a variable and its slots as they are. None: 1 for each.
+    """
+
+    def __init__(
+        self, *args: Any, rate_factors: Sequence[float] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.rate_factors = None if rate_factors is None else tuple(rate_factors)
+
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
+        if self.rate_factors is not None:
+            factor = self.rate_factors[self._get_variable_index(variable)]
+            if not factor:
+                return
+            learning_rate = tf.convert_to_tensor(learning_rate) * factor
+            if self.weight_decay is not None and self._use_weight_decay(variable):
+                rate = tf.cast(learning_rate * self.weight_decay, variable.dtype)
+                self.assign_sub(variable, tf.convert_to_tensor(variable) * rate)
+        super().update_step(gradient, variable, learning_rate)  # type: ignore[misc]
+
+    def _apply_weight_decay(self, variables: list[keras.Variable]) -> None:
+        # Keras' own way to decay, before the step, knows one rate for all variables.
+        if self.rate_factors is None:
+            super()._apply_weight_decay(variables)  # type: ignore[misc]
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "rate_factors": self.rate_factors}  # type: ignore[misc]
+
+
 @keras.saving.register_keras_serializable("simclr_tf")
-class _SGD(_L2, keras.optimizers.SGD):
+class _LARS(_RateFactors, LARS):
     pass
 
 
 @keras.saving.register_keras_serializable("simclr_tf")
-class _Adam(_L2, keras.optimizers.Adam):
+class _SGD(_RateFactors, _L2, keras.optimizers.SGD):
     pass
 
 
 @keras.saving.register_keras_serializable("simclr_tf")
-class _Nadam(_L2, keras.optimizers.Nadam):
+class _Adam(_RateFactors, _L2, keras.optimizers.Adam):
     pass
 
 
-def _sgd(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
-    return _SGD(rate, momentum=0.9, l2=decay, name="sgd")
+@keras.saving.register_keras_serializable("simclr_tf")
+class _AdamW(_RateFactors, keras.optimizers.AdamW):
+    pass
 
 
-def _nesterov(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
-    return _SGD(rate, momentum=0.9, nesterov=True, l2=decay, name="nesterov")
+@keras.saving.register_keras_serializable("simclr_tf")
+class _Nadam(_RateFactors, _L2, keras.optimizers.Nadam):
+    pass
 
 
-def _lars(rate: float | Schedule, decay: float) -> keras.optimizers.Optimizer:
-    return LARS(rate, weight_decay=decay)
+@keras.saving.register_keras_serializable("simclr_tf")
+class _Lamb(_RateFactors, keras.optimizers.Lamb):
+    pass
 
 
-_MAKERS: dict[str, Callable[[float | Schedule, float], keras.optimizers.Optimizer]] = {
-    "lars": _lars,
-    "sgd": _sgd,
-    "nesterov": _nesterov,
-    "adam": lambda rate, decay: _Adam(rate, l2=decay, name="adam"),
-    "adamw": lambda rate, decay: keras.optimizers.AdamW(rate, weight_decay=decay),
-    "nadam": lambda rate, decay: _Nadam(rate, l2=decay, name="nadam"),
-    "lamb": lambda rate, decay: keras.optimizers.Lamb(rate, weight_decay=decay),
+_Maker: TypeAlias = Callable[..., keras.optimizers.Optimizer]
+
+# Each is called with the rate, the weight decay, and `rate_factors` by name.
+_MAKERS: dict[str, _Maker] = {
+    "lars": lambda rate, decay, **rest: _LARS(rate, weight_decay=decay, **rest),
+    "sgd": lambda rate, decay, **rest: _SGD(rate, momentum=0.9, l2=decay, name="sgd", **rest),
+    "nesterov": lambda rate, decay, **rest: _SGD(
+        rate, momentum=0.9, nesterov=True, l2=decay, name="nesterov", **rest
+    ),
+    "adam": lambda rate, decay, **rest: _Adam(rate, l2=decay, name="adam", **rest),
+    "adamw": lambda rate, decay, **rest: _AdamW(rate, weight_decay=decay, name="adam_w", **rest),
+    "nadam": lambda rate, decay, **rest: _Nadam(rate, l2=decay, name="nadam", **rest),
+    "lamb": lambda rate, decay, **rest: _Lamb(rate, weight_decay=decay, name="lamb", **rest),
 }
 NAMES = tuple(_MAKERS)
 
@@ -160,6 +208,7 @@ def make_optimizer(
     learning_rate: float | Schedule,
     weight_decay: float,
     variables: list[keras.Variable],
+    rate_factors: RateFactors | None = None,
 ) -> keras.optimizers.Optimizer:
     """Builds an optimiser for `variables`; scales, offsets and biases are never decayed.
 
@@ -169,13 +218,18 @@ def make_optimizer(
         weight_decay: Coupled (L2) for lars, sgd, nesterov, adam and nadam; decoupled for adamw,
             lamb.
         variables: The trainable variables, in the order in which gradients will come.
+        rate_factors: Returns by how much the learning rate of one of the variables is multiplied,
+            at least 0; 0 leaves it as it is. Asked once, here. None: 1 for all.
 
     Raises:
-        ValueError: An optimiser that does not exist.
+        ValueError: An optimiser that does not exist, or a factor below 0.
     """
     if name not in _MAKERS:
         raise ValueError(f"Expected an optimizer in {NAMES}, got {name!r}.")
-    optimizer = _MAKERS[name](learning_rate, weight_decay)
+    factors = None if rate_factors is None else [float(rate_factors(v)) for v in variables]
+    if factors and not min(factors) >= 0.0:
+        raise ValueError(f"Expected rate factors of at least 0, got {min(factors)}.")
+    optimizer = _MAKERS[name](learning_rate, weight_decay, rate_factors=factors)
     if name in ("adamw", "lamb"):
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if is_norm_or_bias(v)])
     optimizer.build(variables)

@@ -6,6 +6,7 @@ global state or leaves a figure open. The colours keep apart for colour-blind re
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,13 @@ MARKERS = "os^Dv"  # after ten classes the colours come round with the next mark
 INK, MUTED, GRID = "#24292f", "#6e7781", "#e3e7eb"
 DPI = 150
 MAX_CELLS_WRITTEN = 20  # classes up to which each cell of a confusion matrix is written out
+
+# Of masks: class 0, which is the background where there is one, values that are no class, and
+# pixels of the wrong class.
+FIRST_CLASS, NO_CLASS, WRONG_PIXEL = "#1c2430", "#dcdcdc", "#e0182d"
+OVERLAY_ALPHA = 0.55
+MAX_CLASSES_NAMED = 40  # in the legend of a segmentation: those with the most pixels
+MAX_SHEET_ROWS = 8  # above which pictures without a truth stand two in a row
 
 
 def series_of(rows: Iterable[Mapping[str, object]]) -> dict[str, np.ndarray]:
@@ -220,22 +228,10 @@ def plot_images(
         title: Heading.
     """
     columns = max(len(row) for row in grid)
-    cell = float(np.clip(9.0 / columns, 0.7, 1.6))  # inches
-    beside = 0.3 + 0.06 * max(map(len, row_titles), default=0)  # inches; a letter takes about 0.06
-    figure, axes = _figure(cell * columns + beside, cell * len(grid) + 0.6)
-    figure.set_layout_engine("compressed")  # no room beside cells, whose aspect is fixed
-    for top, row in enumerate(grid):
-        for left, image in enumerate(row):
-            axes.imshow(
-                _displayed(image), extent=_cell(left, top, image.shape), interpolation="nearest"
-            )
-    axes.set(xlim=(-0.5, columns - 0.5), ylim=(len(grid) - 0.5, -0.5), aspect="equal")
-    axes.spines[:].set_visible(False)
-    axes.set_yticks(np.arange(len(row_titles)), row_titles)
-    axes.set_xticks(np.arange(len(column_titles)), column_titles)
-    axes.xaxis.tick_top()
-    _dress(figure, axes, title, grid=False)
-    axes.tick_params(length=0, labelcolor=INK)
+    cell = float(np.clip(9.0 / columns, 0.7, 1.6))
+    figure = _draw_grid(
+        grid, row_titles=row_titles, column_titles=column_titles, title=title, cell=cell
+    )
     _save(figure, path)
 
 
@@ -257,6 +253,134 @@ def plot_views(
     rows = [[image, *own] for image, own in zip(images, views, strict=True)]
     names = ["image", *(f"view {number}" for number in range(1, len(rows[0])))]
     plot_images(rows, path, column_titles=names, title=title)
+
+
+def mask_palette(num_classes: int) -> np.ndarray:
+    """Returns a colour for every value of a mask, uint8 [256, 3].
+
+    A class has one colour whatever their number: 0 is dark, 1 to 10 have those of the plots, the
+    others are as unlike all before them as can be. Values from `num_classes` on are light gray.
+    """
+    palette = np.tile(_rgb(NO_CLASS), (256, 1))
+    palette[:num_classes] = _class_colours()[:num_classes]
+    return palette
+
+
+def colour_masks(mask: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns a mask, uint8 [..., H, W], in colours, uint8 [..., H, W, 3]."""
+    return mask_palette(num_classes)[mask]
+
+
+def overlay_masks(
+    image: np.ndarray, mask: np.ndarray, num_classes: int, alpha: float = OVERLAY_ALPHA
+) -> np.ndarray:
+    """Lays the colours of a mask over an image; pixels of no class stay as they are.
+
+    Args:
+        image: uint8 [H, W, 3] or float in 0..1.
+        mask: uint8 [H, W].
+        num_classes: K.
+        alpha: Share of the mask's colour, 0 to 1.
+
+    Returns:
+        uint8 [H, W, 3].
+    """
+    pixels = _bytes(image)
+    # In 8 bits of fraction: of large images floats would take four times the memory.
+    share = np.where(mask < num_classes, round(256 * alpha), 0).astype(np.uint16)[..., np.newaxis]
+    mixed = pixels * (256 - share)
+    mixed += colour_masks(mask, num_classes) * share
+    mixed += 128
+    return (mixed >> 8).astype(np.uint8)
+
+
+def plot_segmentation(
+    images: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray] | None,
+    predictions: Sequence[np.ndarray],
+    path: str | Path,
+    *,
+    class_names: Sequence[str],
+    ignore_label: int | None = None,
+    title: str = "",
+    iou: Sequence[float] = (),
+) -> None:
+    """Draws rows of image, truth, prediction and error, with a legend of the classes that occur.
+
+    In the error, wrong pixels are red on the grayed image, and ignored ones plain gray. Without
+    truths the rows are image, prediction and overlay.
+
+    Args:
+        images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
+        truths: N masks, uint8 [H, W], or None.
+        predictions: N masks, uint8 [H, W].
+        path: PNG file to write.
+        class_names: K names.
+        ignore_label: Value of the pixels in `truths` that do not count.
+        title: Heading.
+        iou: A number per image, written beside it; nan where there is none.
+    """
+    count = len(class_names)
+    counted, any_ignored = np.zeros(256, np.int64), False
+    rows = []
+    for index, (image, prediction) in enumerate(zip(images, predictions, strict=True)):
+        pixels, predicted = _bytes(image), colour_masks(prediction, count)
+        counted += np.bincount(prediction.ravel(), minlength=256)
+        if truths is None:
+            rows.append([pixels, predicted, overlay_masks(pixels, prediction, count)])
+            continue
+        truth = truths[index]
+        ignored = np.zeros(truth.shape, bool) if ignore_label is None else truth == ignore_label
+        any_ignored |= bool(ignored.any())
+        counted += np.bincount(truth[~ignored], minlength=256)
+        true = colour_masks(truth, count)
+        true[ignored] = _rgb(NO_CLASS)
+        rows.append([pixels, true, predicted, _draw_errors(pixels, ignored, prediction != truth)])
+    names = ["image", "prediction", "overlay"]
+    if truths is not None:
+        names = ["image", "truth", "prediction", "error"]
+    elif len(rows) > MAX_SHEET_ROWS:
+        rows = [sum(rows[start : start + 2], []) for start in range(0, len(rows), 2)]
+        names *= 2
+    titles = ["" if np.isnan(value) else f"IoU {value:.2f}" for value in iou]
+    figure = _draw_grid(rows, row_titles=titles, column_titles=names, title=title, cell=1.9)
+    others = [("ignored", NO_CLASS)] if any_ignored else []
+    others += [("wrong", WRONG_PIXEL)] if truths is not None else []
+    _mask_legend(figure, counted[:count], class_names, others)
+    _save(figure, path)
+
+
+def plot_captioned(
+    images: Sequence[np.ndarray],
+    captions: Sequence[str],
+    path: str | Path,
+    *,
+    columns: int = 4,
+    title: str = "",
+) -> None:
+    """Draws images, each under its caption.
+
+    Args:
+        images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
+        captions: N texts of a line or a few.
+        path: PNG file to write.
+        columns: Images side by side.
+        title: Heading.
+    """
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    lines = 1 + max(caption.count("\n") for caption in captions)
+    figure, axes = _figure(2.1 * columns, 0.5 + (1.9 + 0.17 * lines) * rows)
+    axes.remove()
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, image, caption in zip(panels, images, captions, strict=False):
+        panel.imshow(_displayed(image))
+        panel.set_anchor("N")  # captions of a row stand on one line
+        panel.set_title(caption, fontsize=8.5, color=INK)
+    _dress(figure, panels[0], title, grid=False)
+    _save(figure, path)
 
 
 def histograms_of(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
@@ -330,10 +454,126 @@ def _displayed(image: np.ndarray) -> np.ndarray:
     return image if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0.0, 1.0)
 
 
-def _cell(left: int, top: int, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
-    """Returns where an image lies, left, right, bottom, top: centred, its longer side 0.94."""
-    half_height, half_width = 0.47 * np.array(shape[:2]) / max(shape[:2])
-    return left - half_width, left + half_width, top + half_height, top - half_height
+def _bytes(image: np.ndarray) -> np.ndarray:
+    image = _displayed(image)
+    return image if image.dtype == np.uint8 else np.rint(255.0 * image).astype(np.uint8)
+
+
+def _rgb(colour: str) -> np.ndarray:
+    """Returns "#rrggbb" as uint8 [3]."""
+    return np.frombuffer(bytes.fromhex(colour[1:]), np.uint8)
+
+
+@functools.cache
+def _class_colours() -> np.ndarray:
+    """Returns the colours of 256 classes, uint8 [256, 3]; the first do not depend on the others."""
+    levels = np.linspace(0, 255, 14).round().astype(np.uint8)
+    candidates = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(-1, 3)
+    chosen = [_rgb(colour) for colour in (FIRST_CLASS, *COLOURS)]
+    seen = _perceived(candidates)
+
+    def distance_to(colour: np.ndarray) -> np.ndarray:
+        return np.linalg.norm(seen - _perceived(colour), axis=-1)
+
+    taken = [*chosen, _rgb(NO_CLASS)]
+    distance = np.min([distance_to(colour) for colour in taken], axis=0)
+    while len(chosen) < 256:
+        chosen.append(candidates[distance.argmax()])
+        distance = np.minimum(distance, distance_to(chosen[-1]))
+    return np.array(chosen)
+
+
+def _perceived(colours: np.ndarray) -> np.ndarray:
+    """Returns sRGB, uint8 [..., 3], in CIELAB, where like distances look alike."""
+    shares = colours / 255.0
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = linear @ to_xyz.T / to_xyz.sum(axis=1)  # of white: 1, 1, 1
+    x, y, z = np.moveaxis(np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+def _draw_errors(image: np.ndarray, ignored: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Returns the image grayed and lightened, wrong pixels red, ignored ones gray."""
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    shown = np.repeat((96 + 0.6 * luma).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
+    shown[wrong] = _rgb(WRONG_PIXEL)
+    shown[ignored] = _rgb(NO_CLASS)
+    return shown
+
+
+def _mask_legend(
+    figure: Figure,
+    counted: np.ndarray,
+    class_names: Sequence[str],
+    others: Sequence[tuple[str, str]],
+) -> None:
+    """Names, below the figure, the classes that have pixels, int [K], and other (name, colour)."""
+    from matplotlib.patches import Patch
+
+    palette = mask_palette(len(class_names)) / 255.0
+    occur = np.flatnonzero(counted).tolist()
+    shown = sorted(sorted(occur, key=lambda value: -counted[value])[:MAX_CLASSES_NAMED])
+    entries = [(class_names[value], palette[value]) for value in shown] + list(others)
+    if len(shown) < len(occur):
+        entries.append((f"({len(occur) - len(shown)} more)", "white"))
+    handles = [Patch(facecolor=colour, edgecolor=MUTED, linewidth=0.5) for _, colour in entries]
+    widest = max(len(name) for name, _ in entries)
+    columns = int(figure.get_figwidth() / (0.55 + 0.075 * widest))  # inches
+    columns = min(max(columns, 1), len(entries))
+    figure.set_figheight(figure.get_figheight() + 0.25 * -(-len(entries) // columns))
+    figure.legend(
+        handles,
+        [name for name, _ in entries],
+        loc="outside lower left",
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handlelength=1.2,
+        handleheight=1.1,
+    )
+
+
+def _draw_grid(
+    grid: Sequence[Sequence[np.ndarray]] | np.ndarray,
+    *,
+    row_titles: Sequence[str],
+    column_titles: Sequence[str],
+    title: str,
+    cell: float,
+) -> Figure:
+    """Draws rows of images into cells of so many inches."""
+    columns = max(len(row) for row in grid)
+    beside = 0.3 + 0.06 * max(map(len, row_titles), default=0)  # inches; a letter takes about 0.06
+    # Rows are as high as their highest image, so that flat ones leave no gaps.
+    heights = [max(_share_of_cell(image)[0] for image in row) + 0.06 for row in grid]
+    edges = np.cumsum([0.0, *heights])
+    figure, axes = _figure(cell * columns + beside, cell * edges[-1] + 0.6)
+    figure.set_layout_engine("compressed")  # no room beside cells, whose aspect is fixed
+    middles = (edges[:-1] + edges[1:]) / 2
+    for middle, row in zip(middles, grid, strict=True):
+        for column, image in enumerate(row):
+            height, width = _share_of_cell(image)
+            left, top = column - width / 2, middle - height / 2
+            extent = (left, left + width, top + height, top)
+            axes.imshow(_displayed(image), extent=extent, interpolation="nearest")
+    axes.set(xlim=(-0.5, columns - 0.5), ylim=(edges[-1], 0.0), aspect="equal")
+    axes.spines[:].set_visible(False)
+    axes.set_yticks(middles[: len(row_titles)], row_titles)
+    axes.set_xticks(np.arange(len(column_titles)), column_titles)
+    axes.xaxis.tick_top()
+    _dress(figure, axes, title, grid=False)
+    axes.tick_params(length=0, labelcolor=INK)
+    return figure
+
+
+def _share_of_cell(image: np.ndarray) -> tuple[float, float]:
+    """Returns the height and width that an image takes of its cell: its longer side 0.94."""
+    height, width = np.shape(image)[:2]
+    return 0.94 * height / max(height, width), 0.94 * width / max(height, width)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

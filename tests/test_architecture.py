@@ -20,6 +20,7 @@ PURE = {
     "metrics",
     "nt_xent_streaming",
     "optimizers",
+    "pixel_losses",
     "plots",
     "schedules",
     "seeds",

@@ -22,18 +22,19 @@ CHOICES = [
 CONTRACT = """
     task config seed
     dataset cifar10 train_file_path val_file_path input_size crop_size num_classes label_fraction
-    val_fraction cache skip_bad_images
+    val_fraction cache skip_bad_images ignore_label mask_colors
     model width_multiplier depthwise stem zdim projection_hidden projection_layers init_weights
     freeze include_nonlinearity
-    temperature similarity
-    optimizer learning_rate lr_scaling weight_decay warmup_epochs num_epochs batch_size
-    microbatch_size
+    temperature similarity dice_weight class_weights
+    optimizer learning_rate encoder_learning_rate lr_scaling weight_decay warmup_epochs num_epochs
+    batch_size microbatch_size
     crop flip jitter colordrop blur noise rotate cutout
     flip_prob jitter_prob color_prob blur_prob noise_prob rotate_prob cutout_prob
     strength max_rotation crop_area_min jitter_mode
     precision augment_on xla steps_per_execution data_service strategy
     pretrain_save_path finetune_save_path resume overwrite save_every_epochs keep_checkpoints
     eval_every_epochs log_every_steps max_steps preview
+    predict_save_path tile_size tile_overlap
 """.split()
 
 

@@ -234,7 +234,7 @@ def test_config_round_trip(name):
     np.testing.assert_allclose(after[1], after[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["lars", "sgd", "adam", "nadam"])
+@pytest.mark.parametrize("name", NAMES)
 def test_our_optimizers_are_known_to_keras(name):
     made = make_optimizer(name, learning_rate=0.1, weight_decay=0.1, variables=layer_variables())
     again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
@@ -265,6 +265,111 @@ def test_adamw_decays_by_the_learning_rate_alone():
     optimizer = make_optimizer("adamw", learning_rate=0.1, weight_decay=0.2, variables=[kernel])
     optimizer.apply([tf.zeros(kernel.shape)], [kernel])
     np.testing.assert_allclose(kernel.numpy(), before * (1 - 0.1 * 0.2), rtol=1e-6)
+
+
+# --- A rate for each variable ---
+
+DECAY = 0.03
+
+
+def after_steps(name, rate, *, factors=None, decay=DECAY, scale=None, compiled=False):
+    """The layer's values after four steps of the same gradients, made of the values."""
+    variables = layer_variables()
+    optimizer = make_optimizer(
+        name,
+        learning_rate=rate,
+        weight_decay=decay,
+        variables=variables,
+        rate_factors=None if factors is None else lambda v: factors[v.name],
+    )
+    if scale is not None:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, initial_scale=scale)
+    rng = np.random.default_rng(3)
+
+    def step(*gradients):
+        # Each gradient depends on its own variable alone: runs can be compared part by part.
+        pulled = [g + 0.1 * v.value for g, v in zip(gradients, variables, strict=True)]
+        optimizer.apply([(scale or 1.0) * g for g in pulled], variables)
+
+    run = tf.function(step, jit_compile=True) if compiled else step
+    for _ in range(4):
+        run(*(tf.constant(rng.normal(size=v.shape), tf.float32) for v in variables))
+    return values(variables)
+
+
+def scaled_schedule(factor):
+    return WarmupCosine(factor * 0.2, warmup_steps=2, total_steps=7)
+
+
+@pytest.mark.parametrize("decay", [0.0, DECAY])
+@pytest.mark.parametrize("make_rate", [lambda factor: 0.2 * factor, scaled_schedule])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_factor_is_a_rate_of_its_own(name, make_rate, decay):
+    start = values(layer_variables())
+    plain = after_steps(name, make_rate(1.0), decay=decay)
+    tenth = after_steps(name, make_rate(0.1), decay=decay)
+    factors = {"kernel": 0.1, "gamma": 1.0, "bias": 0.0}
+    mixed = after_steps(name, make_rate(1.0), factors=factors, decay=decay)
+    np.testing.assert_allclose(mixed[0], tenth[0], rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(mixed[1], plain[1], rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(mixed[2], start[2])
+    assert np.abs(plain[0] - tenth[0]).max() > 1e-4  # the comparison can tell them apart
+    assert (plain[2] != start[2]).any()
+    whole = {"kernel": 0.0, "gamma": 0.1, "bias": 1.0}
+    mixed = after_steps(name, make_rate(1.0), factors=whole, decay=decay)
+    np.testing.assert_array_equal(mixed[0], start[0])  # no decay either
+    np.testing.assert_allclose(mixed[1], tenth[1], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_of_one_change_nothing(name):
+    factors = {"kernel": 1.0, "gamma": 1.0, "bias": 1.0}
+    for ours, plain in zip(
+        after_steps(name, 0.2, factors=factors), after_steps(name, 0.2), strict=True
+    ):
+        np.testing.assert_allclose(ours, plain, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_hold_under_loss_scaling_and_under_xla(name):
+    factors = {"kernel": 0.1, "gamma": 0.5, "bias": 0.0}
+    expected = after_steps(name, 0.2, factors=factors)
+    for arguments in ({"scale": 8.0}, {"compiled": True}):
+        for ours, eager in zip(
+            after_steps(name, 0.2, factors=factors, **arguments), expected, strict=True
+        ):
+            np.testing.assert_allclose(ours, eager, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_factors_add_no_variables_and_survive_a_config(name):
+    def made(factors):
+        variables = layer_variables()
+        optimizer = make_optimizer(
+            name,
+            learning_rate=0.1,
+            weight_decay=0.1,
+            variables=variables,
+            rate_factors=factors,
+        )
+        return optimizer, [(v.name, tuple(v.shape)) for v in optimizer.variables]
+
+    (_, plain), (optimizer, factored) = made(None), made(lambda v: 0.5)
+    assert [shape for _, shape in plain] == [shape for _, shape in factored]
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert type(again) is type(optimizer)
+    assert tuple(again.rate_factors) == (0.5, 0.5, 0.5)
+
+
+def test_a_factor_below_zero_is_refused():
+    with pytest.raises(ValueError, match=r"at least 0, got -0\.1"):
+        make_optimizer(
+            "sgd",
+            learning_rate=0.1,
+            weight_decay=0.0,
+            variables=layer_variables(),
+            rate_factors=lambda v: -0.1,
+        )
 
 
 def test_unknown_optimizer_names_the_choices():

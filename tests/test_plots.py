@@ -187,6 +187,129 @@ def test_histograms_of_few_and_of_black_images(path, rows):
     assert max(height, width) < 2_000
 
 
+def test_the_palette_has_a_colour_for_each_class_and_one_for_the_rest():
+    palette = plots.mask_palette(21).astype(int)
+    assert plots.mask_palette(21).dtype == np.uint8 and palette.shape == (256, 3)
+    assert palette[0].max() < 64  # dark
+    for number, colour in enumerate(plots.COLOURS, start=1):
+        assert bytes(palette[number].tolist()).hex() == colour[1:]
+    assert (palette[21:] == palette[255]).all() and palette[255].min() > 200  # light gray
+    np.testing.assert_array_equal(plots.mask_palette(150)[:21], palette[:21])
+    for count, least in ((12, 30), (60, 30), (255, 15)):
+        own = plots.mask_palette(count)[: count + 1].astype(int)
+        gaps = np.abs(own[:, np.newaxis] - own).sum(axis=-1) + 999 * np.eye(len(own), dtype=int)
+        assert gaps.min() >= least, (count, gaps.min())
+    assert len(np.unique(plots.mask_palette(256), axis=0)) == 256
+
+
+def test_masks_in_colours_and_over_an_image(rng):
+    mask = np.array([[0, 1, 2], [3, 255, 1]], np.uint8)
+    palette = plots.mask_palette(3)
+    coloured = plots.colour_masks(mask, 3)
+    assert coloured.dtype == np.uint8
+    np.testing.assert_array_equal(coloured[0], palette[:3])
+    np.testing.assert_array_equal(coloured[1, :2], palette[[255, 255]])
+    image = rng.integers(0, 256, (2, 3, 3), np.uint8)
+    over = plots.overlay_masks(image, mask, 3, alpha=0.25)
+    assert over.dtype == np.uint8
+    expected = 0.75 * image + 0.25 * coloured
+    expected[1, :2] = image[1, :2]  # no class
+    np.testing.assert_allclose(over, expected, atol=1)
+    np.testing.assert_allclose(plots.overlay_masks(image / 255.0, mask, 3, 0.25), over, atol=1)
+    np.testing.assert_array_equal(plots.overlay_masks(image, mask, 256, 0.0), image)
+    np.testing.assert_array_equal(
+        plots.overlay_masks(image, mask, 256, 1.0), plots.colour_masks(mask, 256)
+    )
+
+
+def shown_in(figure):
+    return [np.asarray(drawn.get_array()) for drawn in figure.axes[0].images]
+
+
+def legend_of(figure):
+    (legend,) = figure.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+@pytest.mark.parametrize("ignore_label", [255, 2, None])
+def test_a_segmentation_shows_where_it_is_wrong(figures, path, ignore_label):
+    image = np.full((2, 4, 3), 90, np.uint8)
+    truth = np.array([[0, 1, 1, 0], [0, 2 if ignore_label is None else ignore_label, 0, 1]])
+    prediction = np.array([[0, 1, 0, 0], [1, 0, 0, 1]], np.uint8)
+    plots.plot_segmentation(
+        [image, image[:, :1]],
+        [truth.astype(np.uint8), truth[:, :1].astype(np.uint8)],
+        [prediction, prediction[:, :1]],
+        path,
+        class_names=NAMES,
+        ignore_label=ignore_label,
+        title="Test",
+        iou=[0.5, float("nan")],
+    )
+    (figure,) = figures
+    first = shown_in(figure)[:4]
+    palette = plots.mask_palette(3)
+    np.testing.assert_array_equal(first[0], image)
+    np.testing.assert_array_equal(first[2], palette[prediction])
+    ignored = np.zeros((2, 4), bool)
+    ignored[1, 1] = ignore_label is not None
+    np.testing.assert_array_equal(first[1][~ignored], palette[truth[~ignored]])
+    np.testing.assert_array_equal(first[1][ignored], np.tile(palette[255], (ignored.sum(), 1)))
+    red = np.array([0xE0, 0x18, 0x2D])
+    wrong = (prediction != truth) & ~ignored
+    np.testing.assert_array_equal((first[3] == red).all(axis=-1), wrong)
+    assert len(np.unique(first[3][~wrong & ~ignored], axis=0)) == 1  # the gray image
+    assert (first[3][ignored] == palette[255]).all()
+    assert shown_in(figure)[7].shape == (2, 1, 3)
+    names = ["cat", "dog"] + (["bird"] if ignore_label is None else ["ignored"])
+    assert legend_of(figure) == [*names, "wrong"]
+    ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert ticks == ["IoU 0.50", ""]
+
+
+@pytest.mark.parametrize("count", [1, 3, 16])
+def test_a_segmentation_without_truth_shows_overlays(figures, path, rng, count):
+    sizes = rng.integers(1, 40, (count, 2))
+    images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
+    masks = [rng.integers(0, 2, size).astype(np.uint8) for size in sizes]
+    plots.plot_segmentation(images, None, masks, path, class_names=NAMES)
+    (figure,) = figures
+    drawn = shown_in(figure)
+    assert len(drawn) == 3 * count
+    for image, mask, *shown in zip(
+        images, masks, drawn[::3], drawn[1::3], drawn[2::3], strict=True
+    ):
+        np.testing.assert_array_equal(shown[0], image)
+        np.testing.assert_array_equal(shown[1], plots.colour_masks(mask, 3))
+        np.testing.assert_array_equal(shown[2], plots.overlay_masks(image, mask, 3))
+    extents = np.array([shown.get_extent() for shown in figure.axes[0].images])
+    right, bottom = figure.axes[0].get_xlim()[1], figure.axes[0].get_ylim()[0]
+    assert (extents[:, 0] >= -0.5).all() and (extents[:, 1] <= right).all()
+    assert (extents[:, 3] >= 0).all() and (extents[:, 2] <= bottom).all()
+
+
+@pytest.mark.parametrize("count", [2, 256])
+def test_a_segmentation_of_few_and_of_many_classes_is_readable(path, count):
+    mask = (np.arange(256) % count).reshape(16, 16).astype(np.uint8)
+    names = [f"class {index}" for index in range(count)]
+    image = np.zeros((16, 16, 3), np.uint8)
+    plots.plot_segmentation([image], [mask], [mask], path, class_names=names)
+    height, width, _ = pixels(path).shape
+    assert height < width < 2_000
+    assert shows(path, plots.COLOURS[0])
+    # The legend of many leaves the images their room: black is that of the first one.
+    assert (pixels(path).max(axis=-1) == 0).sum() > 0.01 * height * width
+
+
+def test_captions_stand_with_their_images(figures, path, images):
+    captions = [f"class {index}" for index in range(5)]
+    plots.plot_captioned(images[:5], captions, path, title="Classes")
+    panels = figures[0].axes
+    assert [panel.get_title() for panel in panels if panel.images] == captions
+    for panel, image in zip(panels, images[:5], strict=False):
+        np.testing.assert_array_equal(panel.images[0].get_array(), image)
+
+
 def test_figures_leave_the_global_state_of_matplotlib_alone(path):
     script = (
         "import sys; from simclr_tf import plots; assert 'matplotlib' not in sys.modules\n"

@@ -7,26 +7,49 @@ import logging
 import os
 import sys
 import zipfile
-from typing import Any
+from collections.abc import Container
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
 from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
-IMAGE_KEYS = ("x_train", "train_images", "images", "x", "X")
-LABEL_KEYS = ("y_train", "train_labels", "labels", "y", "Y")
-TEST_IMAGE_KEYS = ("x_test", "test_images", "x_val", "val_images")
-TEST_LABEL_KEYS = ("y_test", "test_labels", "y_val", "val_labels")
+
+class Keys(NamedTuple):
+    """Names that the arrays of one split go by in an .npz file."""
+
+    images: tuple[str, ...]
+    labels: tuple[str, ...]
+    masks: tuple[str, ...]
 
 
-def load_npz(path: str) -> Splits:
-    """Reads images and labels from an .npz file.
+TRAIN_KEYS = Keys(
+    ("x_train", "train_images", "images", "x", "X"),
+    ("y_train", "train_labels", "labels", "y", "Y"),
+    ("masks_train", "train_masks", "masks", "mask"),
+)
+TEST_KEYS = Keys(
+    ("x_test", "test_images", "x_val", "val_images"),
+    ("y_test", "test_labels", "y_val", "val_labels"),
+    ("masks_test", "test_masks", "masks_val", "val_masks"),
+)
+MASK_FEATURES = ("segmentation_mask", "segmentation_label", "segmentation", "mask", "annotation")
+
+
+def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
+    """Reads images and labels, or masks, from an .npz file.
 
     Images are uint8, or floats in 0..1, of shape [M, H, W, 3], [M, H, W, 1] or [M, H, W]; they are
     found under names such as x_train, train_images, images or x, labels under y_train, labels or y,
     and those of a test set under x_test and y_test.
+
+    Args:
+        path: The file.
+        masks: Read masks, integers [M, H, W] or [M, H, W, 1], instead of labels: under masks_train,
+            masks and masks_test, or where labels would be.
 
     Raises:
         UserError: The file or its arrays are not so.
@@ -40,35 +63,66 @@ def load_npz(path: str) -> Splits:
             f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
             "--dataset=npz:FILE, or write the file with numpy.savez."
         ) from None
-    train = _from_npz(arrays, IMAGE_KEYS, LABEL_KEYS, path, "train")
+    train = _from_npz(arrays, TRAIN_KEYS, path, "train", masks)
     if train is None:
-        found = ", ".join(f"{name} {list(a.shape)}" for name, a in arrays.items()) or "nothing"
         raise UserError(
-            f"Expected images in {path} under one of {', '.join(IMAGE_KEYS)}, got {found}. "
-            "Rename the array."
+            f"Expected images in {path} under one of {', '.join(TRAIN_KEYS.images)}, got "
+            f"{_list(arrays)}. Rename the array."
         )
-    test = _from_npz(arrays, TEST_IMAGE_KEYS, TEST_LABEL_KEYS, path, "test")
+    test = _from_npz(arrays, TEST_KEYS, path, "test", masks)
     return share_classes(train, test)
+
+
+def _first(names: tuple[str, ...], there: Container[str]) -> str | None:
+    return next((name for name in names if name in there), None)
+
+
+def _list(arrays: dict[str, np.ndarray]) -> str:
+    return ", ".join(f"{name} {list(a.shape)}" for name, a in arrays.items()) or "nothing"
 
 
 def _from_npz(
     arrays: dict[str, np.ndarray],
-    image_keys: tuple[str, ...],
-    label_keys: tuple[str, ...],
+    keys: Keys,
     path: str,
     split: str,
+    rules: MaskRules | None,
 ) -> Source | None:
-    image_key = next((k for k in image_keys if k in arrays), None)
+    image_key = _first(keys.images, arrays)
     if image_key is None:
         return None
     images = _as_images(arrays[image_key], f"{image_key} in {path}")
-    label_key = next((k for k in label_keys if k in arrays), None)
+    label_key = _first(keys.labels, arrays)
+    per_pixel = label_key is not None and _is_per_pixel(arrays[label_key], images)
     name = f"npz:{path} ({split})"
-    if label_key is None:
+    if rules is not None:
+        mask_key = _first(keys.masks, arrays) or (label_key if per_pixel else None)
+        if mask_key is None:
+            raise UserError(
+                f"Expected masks for {image_key} in {path} under one of {', '.join(keys.masks)}, "
+                f"got {_list(arrays)}. Rename the array."
+            )
+        return Source(name, images, masks=_as_masks(arrays[mask_key], images, mask_key, rules))
+    if label_key is None or per_pixel:
         return Source(name, images)
     return Source(
         name, images, _as_labels(arrays[label_key], len(images), f"{label_key} in {path}")
     )
+
+
+def _is_per_pixel(array: np.ndarray, images: np.ndarray) -> bool:
+    """Tells masks, [M, H, W] or [M, H, W, 1], from labels."""
+    return array.shape in (images.shape[:3], (*images.shape[:3], 1))
+
+
+def _as_masks(array: np.ndarray, images: np.ndarray, name: str, rules: MaskRules) -> np.ndarray:
+    if not _is_per_pixel(array, images) or array.dtype.kind not in "biu":
+        raise UserError(
+            f"Expected masks as integers {list(images.shape[:3])}, one for each pixel of the "
+            f"images, as {name}, got {array.dtype} {list(array.shape)}. Save the number of each "
+            "pixel's class."
+        )
+    return np.stack([values_of(m, rules.colours, f"{name}[{i}]") for i, m in enumerate(array)])
 
 
 def _as_images(array: np.ndarray, name: str) -> np.ndarray:
@@ -104,7 +158,13 @@ def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def load_tfds(name: str, *, input_size: tuple[int, int], unlabelled: bool) -> Splits:
+def load_tfds(
+    name: str,
+    *,
+    input_size: tuple[int, int],
+    unlabelled: bool,
+    masks: MaskRules | None = None,
+) -> Splits:
     """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
 
     Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has
@@ -114,9 +174,11 @@ def load_tfds(name: str, *, input_size: tuple[int, int], unlabelled: bool) -> Sp
         name: Such as "cifar10" or "oxford_flowers102".
         input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
         unlabelled: Read the split `unlabelled` too, where there is one.
+        masks: Read masks, such as the feature `segmentation_mask`, instead of labels.
 
     Raises:
-        UserError: There is no such set, it cannot be downloaded, or its images differ in size.
+        UserError: There is no such set, it cannot be downloaded, it has no masks, or its images
+            differ in size.
     """
     try:
         import tensorflow_datasets as tfds
@@ -134,7 +196,7 @@ def load_tfds(name: str, *, input_size: tuple[int, int], unlabelled: bool) -> Sp
     test = next((s for s in ("test", "validation") if s in splits), None)
 
     def read(split: str) -> Source:
-        return _read_tfds(tfds, builder, split, input_size)
+        return _read_tfds(tfds, builder, split, input_size, masks)
 
     return Splits(
         read("train"),
@@ -177,24 +239,29 @@ def _download(tfds: Any, builder: Any, name: str) -> None:
         ) from None
 
 
-def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int]) -> Source:
+def _read_tfds(
+    tfds: Any, builder: Any, split: str, input_size: tuple[int, int], rules: MaskRules | None
+) -> Source:
     name = f"tfds:{builder.info.name} ({split})"
     features = builder.info.features
     if "image" not in features:
         raise UserError(
             f"Expected a feature 'image' in {name}, got {', '.join(features)}. Choose another set."
         )
-    images = np.empty(0, np.uint8)
+    mask_feature = None if rules is None else _mask_feature(features, name)
+    images: np.ndarray = np.empty(0, np.uint8)
+    masks: np.ndarray = np.empty(0, np.uint8)
     labels: list[int] = []
     count = builder.info.splits[split].num_examples
     for i, example in enumerate(
         tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     ):
-        image = example["image"]
-        image = np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
-        image = image if input_size == (0, 0) else resize_to_fill(image, input_size)
+        whole = example["image"]
+        whole = np.repeat(whole, 3, axis=-1) if whole.shape[-1] == 1 else whole[..., :3]
+        image = whole if input_size == (0, 0) else resize_to_fill(whole, input_size)
         if not i:  # one array from the start: a list and its stack would hold the set twice
             images = np.empty((count, *image.shape), np.uint8)
+            masks = np.empty((count, *image.shape[:2]), np.uint8)
         if image.shape != images.shape[1:]:
             raise UserError(
                 f"Expected images of one size in {name}, got {_spell(images.shape[1:])} "
@@ -202,7 +269,14 @@ def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int])
                 "--input_size='96 96'."
             )
         images[i] = image
-        labels.append(int(example.get("label", -1)))
+        if rules is not None and mask_feature:
+            where = f"{name}, {mask_feature} {i}"
+            mask = _mask_of(example[mask_feature], whole, rules, where)
+            masks[i] = resize_mask_to_fill(mask, image.shape[:2])
+        else:
+            labels.append(int(example.get("label", -1)))
+    if mask_feature:
+        return Source(name, images, masks=masks)
     known = min(labels) >= 0  # unlabelled splits carry -1
     return Source(
         name,
@@ -212,13 +286,35 @@ def _read_tfds(tfds: Any, builder: Any, split: str, input_size: tuple[int, int])
     )
 
 
+def _mask_feature(features: Any, name: str) -> str:
+    feature = _first(MASK_FEATURES, features)
+    if feature is None:
+        raise UserError(
+            f"Expected masks in {name} as one of {', '.join(MASK_FEATURES)}, got "
+            f"{', '.join(features)}. Choose another set."
+        )
+    return feature
+
+
+def _mask_of(pixels: np.ndarray, image: np.ndarray, rules: MaskRules, name: str) -> np.ndarray:
+    if pixels.shape[:2] != image.shape[:2]:
+        raise UserError(
+            f"Expected a mask of its image's size, {_spell(image.shape)}, as {name}, got "
+            f"{_spell(pixels.shape)}. Choose another set."
+        )
+    return values_of(pixels, rules.colours, name)
+
+
 def _spell(shape: tuple[int, ...]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
 def resized(source: Source, size: tuple[int, int]) -> Source:
-    """Brings the images of a set in memory to a size (h, w); (0, 0): leaves them."""
+    """Brings the images and masks of a set in memory to a size (h, w); (0, 0): leaves them."""
     if size == (0, 0) or source.image_size == size or source.images is None:
         return source
     images = np.stack([resize_to_fill(image, size) for image in source.images])
-    return dataclasses.replace(source, images=images)
+    masks = source.masks
+    if masks is not None:
+        masks = np.stack([resize_mask_to_fill(mask, size) for mask in masks])
+    return dataclasses.replace(source, images=images, masks=masks)

@@ -50,9 +50,9 @@ def read_image(path: str | Path) -> np.ndarray:
 
     def whole(image: Image.Image) -> np.ndarray:
         image.load()  # before the orientation is asked for: Pillow turns a TIFF as it loads
-        return np.asarray(_to_rgb(_turned(image, _turn_of(image))))
+        return np.asarray(_to_rgb(upright(image)))
 
-    return _open(path, whole)
+    return open_image(path, whole)
 
 
 def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -83,7 +83,7 @@ def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -
         pixels = image if image.mode == "L" and not _is_transparent(image) else _to_rgb(image)
         return np.stack([_cut(pixels, extent, window, turn, size) for window in windows.tolist()])
 
-    return _open(path, cut)
+    return open_image(path, cut)
 
 
 def read_header(path: str | Path) -> tuple[int, int]:
@@ -94,7 +94,7 @@ def read_header(path: str | Path) -> tuple[int, int]:
         transposed, _, _ = _turn_of(image)
         return (width, height) if transposed else (height, width)
 
-    return _open(path, size)
+    return open_image(path, size)
 
 
 def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -115,8 +115,15 @@ def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(fitted)
 
 
-def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
-    """Opens a file and returns `use(image)`, every failure turned into a UserError."""
+def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str = "an image") -> T:
+    """Opens a file and returns `use(image)`, every failure turned into a UserError.
+
+    Args:
+        path: The image's file.
+        use: Called with the image, not decoded yet.
+        kind: "an image", or "a mask", which no flag leaves out; for the messages.
+    """
+    leave_out = ", or pass --skip_bad_images to leave it out" if kind == "an image" else ""
     try:
         with Image.open(path) as image:
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
@@ -129,17 +136,15 @@ def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(
-            f"Expected an image at {path}, got no such file. Correct the path."
-        ) from None
+        raise UserError(f"Expected {kind} at {path}, got no such file. Correct the path.") from None
     except Image.DecompressionBombError:
         raise UserError(
-            f"Expected an image of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
-            "Reduce it, or pass --skip_bad_images to leave it out."
+            f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
+            f"Reduce it{leave_out}."
         ) from None
     except UnidentifiedImageError:
-        reason = "the file is empty" if Path(path).stat().st_size == 0 else "no known image format"
-        raise _undecodable(path, reason) from None
+        empty = Path(path).stat().st_size == 0
+        reason = "the file is empty" if empty else "no known image format"
     # Pillow's decoders raise these for cut-off and damaged files.
     except (
         OSError,
@@ -149,15 +154,16 @@ def _open(path: str | Path, use: Callable[[Image.Image], T]) -> T:
         IndexError,
         TypeError,
         ArithmeticError,
-    ) as e:
-        raise _undecodable(path, str(e) or type(e).__name__) from None
-
-
-def _undecodable(path: str | Path, reason: str) -> UserError:
-    return UserError(
-        f"Expected an image that decodes, got {path} ({reason}). Mend or remove the file, or pass "
-        "--skip_bad_images to leave it out."
+    ) as error:
+        reason = str(error) or type(error).__name__
+    raise UserError(
+        f"Expected {kind} that decodes, got {path} ({reason}). Mend or remove the file{leave_out}."
     )
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """Carries out the EXIF orientation of a decoded image."""
+    return _turned(image, _turn_of(image))
 
 
 def _turn_of(image: Image.Image) -> tuple[bool, bool, bool]:

@@ -1,4 +1,4 @@
-"""Sets of image files: folders, lists, and their way into memory."""
+"""Sets of image files: lists of them, and their way into memory."""
 
 from __future__ import annotations
 
@@ -14,85 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to_fill
+from simclr_tf.data.decode import read_header, read_image, resize_to_fill
+from simclr_tf.data.lines import read_lines
+from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
-TEST_FOLDERS = ("test", "val")
 MEMORY_SHARE = 0.25  # of the free memory that --cache=auto takes at most
 PROGRESS_AFTER_SECONDS = 2.0
-NAMED = 5  # bad files named in a message
+NAMED = 5  # wrong files named in a message
 
 
-def load_folder(path: str) -> Splits:
-    """Lists the images of a folder, without decoding any.
-
-    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it
-    is the training set. Sub-folders are the classes, sorted by name; without any, there are no
-    labels.
-
-    Raises:
-        UserError: There is no such folder, or no image in it.
-    """
-    root = Path(path)
-    if not root.is_dir():
-        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset=folder:{path}.")
-    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test is None:
-        return Splits(_list_folder(root, f"folder:{path}"))
-    train_source = _list_folder(root / "train", f"folder:{path} (train)")
-    test_source = _list_folder(test, f"folder:{path} ({test.name})")
-    return Splits(train_source, _with_classes_of(train_source, test_source))
-
-
-def _list_folder(root: Path, name: str) -> Source:
-    classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not classes:
-        return Source(name, paths=_images_below(root, name))
-    paths: list[str] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        found = _images_below(root / folder, f"{name}, class {folder}")
-        paths += found
-        labels += [label] * len(found)
-    return Source(
-        name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=tuple(classes)
-    )
-
-
-def _images_below(folder: Path, name: str) -> tuple[str, ...]:
-    found = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(d for d in folders if not d.startswith("."))
-        found += [
-            os.path.join(here, f)
-            for f in sorted(files)
-            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
-        ]
-    if not found:
-        raise UserError(
-            f"Expected images ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put images "
-            "there or correct the path."
-        )
-    return tuple(found)
-
-
-def _with_classes_of(train: Source, test: Source) -> Source:
-    """Numbers the test set's classes as the training set does."""
-    if train.labels is None or test.labels is None:
-        return dataclasses.replace(test, labels=None, class_names=())
-    unknown = sorted(set(test.class_names) - set(train.class_names))
-    if unknown:
-        raise UserError(
-            f"Expected only classes of {train.name} in {test.name}, got {', '.join(unknown)} too. "
-            "Add training images of them, or remove the folders."
-        )
-    numbers = np.array([train.class_names.index(c) for c in test.class_names], np.int32)
-    return dataclasses.replace(test, labels=numbers[test.labels], class_names=train.class_names)
-
-
-def load_lists(train_path: str, val_path: str, *, need_labels: bool, num_classes: int) -> Splits:
-    """Reads list files: one image a line, `path` or `path,label`.
+def load_lists(
+    train_path: str, val_path: str, *, need_labels: bool, num_classes: int, masks: bool = False
+) -> Splits:
+    """Reads list files: one image a line, `path`, `path,label` or `path,mask`.
 
     Relative paths are relative to the list; blank lines and lines that begin with # are left out; a
     comma in a quoted path is part of it.
@@ -103,12 +39,15 @@ def load_lists(train_path: str, val_path: str, *, need_labels: bool, num_classes
         need_labels: Every line must have a label. Otherwise labels are used where every line has
             one, and a second column of another kind is left aside.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
+        masks: Every line must have the path of a mask.
 
     Raises:
         UserError: A list or a line is wrong; it names the line.
     """
 
     def read(path: str) -> Source:
+        if masks:
+            return _read_pairs(Path(path))
         return _read_list(Path(path), required=need_labels, num_classes=num_classes)
 
     train = read(train_path)
@@ -117,30 +56,17 @@ def load_lists(train_path: str, val_path: str, *, need_labels: bool, num_classes
 
 
 def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise UserError(
-            f"Expected a list of images at {path}, got: {reason}. Correct the path or the file."
-        ) from None
     paths: list[str] = []
     labels: list[int] = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        where = f"{path} line {number}"
-        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
-        paths.append(_existing(path, cells[0], where))
-        if required and (len(cells) < 2 or not cells[1]):
+    for where, line, cells in _read_cells(path):
+        paths.append(_existing(path, cells[0], where, "an image"))
+        if required and not cells[1]:
             raise UserError(
-                f"{where}: expected the image's path, a comma and a label, got {line.strip()!r}. "
+                f"{where}: expected the image's path, a comma and a label, got {line!r}. "
                 "Complete the line."
             )
-        if required or (len(cells) > 1 and cells[1].isdecimal()):
+        if required or cells[1].isdecimal():
             labels.append(_label(cells[1], where, num_classes))
-    if not paths:
-        raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
     name = f"list:{path}"
     if len(labels) < len(paths):
         return Source(name, paths=tuple(paths))
@@ -148,12 +74,38 @@ def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:
     return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
 
 
-def _existing(list_path: Path, cell: str, where: str) -> str:
+def _read_pairs(path: Path) -> Source:
+    pairs = []
+    for where, line, (image, mask) in _read_cells(path):
+        if not mask:
+            raise UserError(
+                f"{where}: expected the image's path, a comma and the mask's path, got {line!r}. "
+                "Complete the line."
+            )
+        pairs.append(
+            (_existing(path, image, where, "an image"), _existing(path, mask, where, "a mask"))
+        )
+    images, masks = zip(*pairs, strict=True)
+    return Source(f"list:{path}", paths=images, mask_paths=masks)
+
+
+def _read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
+    """Returns (where, line, its first two cells, "" where there is none) of every line."""
+    lines = []
+    for where, line in read_lines(path, "a list of images"):
+        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        lines.append((where, line, [*cells, ""][:2]))
+    if not lines:
+        raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
+    return lines
+
+
+def _existing(list_path: Path, cell: str, where: str, kind: str) -> str:
     path = list_path.parent / os.path.expanduser(cell)
     # pathlib lets the error for a name that is too long through; os.path does not.
     if not os.path.isfile(path):
         raise UserError(
-            f"{where}: expected an image file, got none at {path}. Correct the line; "
+            f"{where}: expected {kind} file, got none at {path}. Correct the line; "
             f"relative paths are relative to {list_path.parent}."
         )
     return str(path)
@@ -173,13 +125,26 @@ def _label(cell: str, where: str, num_classes: int) -> int:
     raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
 
 
+def measure(source: Source, *, skip_bad_images: bool) -> Source:
+    """Reads the headers of a set of files, and so the sizes of its images; not of one in memory.
+
+    Raises:
+        UserError: Files are no images, and `skip_bad_images` does not leave them out.
+    """
+    if source.images is not None:
+        return source
+    headers = read_each(read_header, source.paths, "reading headers")
+    source, sizes = _without_bad(source, headers, skip_bad_images)
+    return dataclasses.replace(source, file_sizes=np.array(sizes, np.int32))
+
+
 def settle(
     source: Source, *, input_size: tuple[int, int], cache: str, skip_bad_images: bool
 ) -> Source:
-    """Checks a set of files and, where asked or where it fits, reads it into memory.
+    """Reads a set of files into memory, with its masks, where asked or where it fits.
 
     Args:
-        source: Files, not in memory.
+        source: Files, not in memory, of known sizes.
         input_size: (h, w) that images in memory are brought to; (0, 0): their own.
         cache: "auto": in memory where all images have one size and fit a quarter of the free
             memory; "true": always; "false": never.
@@ -188,9 +153,6 @@ def settle(
     Raises:
         UserError: Files do not decode, or the memory asked for is not there.
     """
-    headers = read_each(read_header, source.paths, "reading headers")
-    source, sizes = _without_bad(source, headers, skip_bad_images)
-    source = dataclasses.replace(source, file_sizes=np.array(sizes, np.int32))
     one_size = source.image_size
     target = input_size if input_size != (0, 0) else one_size
     if target is not None and _goes_into_memory(source, cache, target, target == one_size):
@@ -209,15 +171,19 @@ def settle(
 def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -> Source:
     paths = source.paths
     images = np.empty((len(paths), *size, 3), np.uint8)
+    masks = np.empty((len(paths), *size), np.uint8) if source.has_masks else None
 
     def decode(index: int) -> int:
         images[index] = resize_to_fill(read_image(paths[index]), size)
+        if masks is not None:
+            masks[index] = resize_mask_to_fill(source.read_mask(index), size)
         return index
 
     decoded = read_each(decode, range(len(paths)), "decoding")
-    source, good = _without_bad(source, decoded, skip_bad_images)
-    images = images if len(good) == len(images) else images[good]
-    return dataclasses.replace(source, images=images, file_sizes=None)
+    kept, good = _without_bad(source, decoded, skip_bad_images)
+    if len(good) < len(paths):
+        images, masks = images[good], None if masks is None else masks[good]
+    return dataclasses.replace(kept, images=images, masks=masks, file_sizes=None)
 
 
 def _goes_into_memory(
@@ -225,7 +191,7 @@ def _goes_into_memory(
 ) -> bool:
     if cache == "false" or (cache == "auto" and not as_they_are):
         return False
-    need = len(source) * target[0] * target[1] * 3
+    need = len(source) * target[0] * target[1] * (4 if source.has_masks else 3)
     room = _free_memory()
     if cache == "auto":
         return need <= MEMORY_SHARE * room
@@ -282,10 +248,15 @@ def _without_bad(source: Source, results: list[Any], skip: bool) -> tuple[Source
     if not bad:
         return source, results
     if not skip:
-        more = "" if len(bad) <= NAMED else f"\n... and {len(bad) - NAMED} more"
-        raise UserError("\n".join(map(str, bad[:NAMED])) + more)
+        raise UserError(name_first(bad))
     good = np.array([i for i, r in enumerate(results) if not isinstance(r, UserError)], np.int64)
     if not len(good):
         raise UserError(f"Expected images that decode in {source.name}, got none. First: {bad[0]}")
     kept = dataclasses.replace(source.take(good), skipped=source.skipped + len(bad))
     return kept, [results[i] for i in good]
+
+
+def name_first(faults: Sequence[object]) -> str:
+    """Returns the first faults, a line each, and how many more there are."""
+    more = [f"... and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
+    return "\n".join([*map(str, faults[:NAMED]), *more])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from simclr_tf.data.arrays import load_npz, load_tfds, resized
-from simclr_tf.data.files import load_folder, load_lists, settle
+from simclr_tf.data.files import load_lists, measure, settle
+from simclr_tf.data.folders import load_folder
+from simclr_tf.data.mask_checks import check_masks
+from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
 from simclr_tf.data.sources import Source, Splits, hold_back
 from simclr_tf.errors import UserError
@@ -28,6 +32,7 @@ def load(
     skip_bad_images: bool = False,
     need_labels: bool = False,
     num_classes: int = 0,
+    masks: MaskRules | None = None,
 ) -> Splits:
     """Loads a data set.
 
@@ -42,6 +47,8 @@ def load(
         skip_bad_images: Leave out files that do not decode.
         need_labels: A set without labels is an error, and no unlabelled split is read.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
+        masks: Every image must have a mask that keeps these rules. The classes are then those of
+            the pixels, and neither labels nor an unlabelled split are read.
 
     Raises:
         UserError: The data is not there or not as it should be.
@@ -53,10 +60,15 @@ def load(
         )
     if train_file_path:
         splits = load_lists(
-            train_file_path, val_file_path, need_labels=need_labels, num_classes=num_classes
+            train_file_path,
+            val_file_path,
+            need_labels=need_labels,
+            num_classes=num_classes,
+            masks=masks is not None,
         )
     else:
-        splits = _load_named(dataset, input_size, seed, unlabelled=not need_labels)
+        unlabelled = not need_labels and masks is None
+        splits = _load_named(dataset, input_size, seed, unlabelled=unlabelled, masks=masks)
 
     def ready(source: Source) -> Source:
         if source.images is None:
@@ -65,35 +77,50 @@ def load(
             )
         return resized(source, input_size)
 
-    train = ready(splits.train)
-    test = None if splits.test is None else ready(splits.test)
-    unlabelled = None if splits.unlabelled is None else ready(splits.unlabelled)
+    splits = _each(splits, lambda source: measure(source, skip_bad_images=skip_bad_images))
+    if masks is not None:  # of their own size: resizing may lose a value that is wrong
+        splits = check_masks(splits, masks)
+    splits = _each(splits, ready)
     if need_labels:
-        for source in filter(None, (train, test)):
+        for source in filter(None, (splits.train, splits.test)):
             _check_labels(source, num_classes)
-    if test is None and val_fraction:
-        train, test = hold_back(train, val_fraction, seed)
-    return Splits(train, test, unlabelled)
+    if splits.test is None and val_fraction:
+        return Splits(*hold_back(splits.train, val_fraction, seed), splits.unlabelled)
+    return splits
+
+
+def _each(splits: Splits, change: Callable[[Source], Source]) -> Splits:
+    others = (splits.test, splits.unlabelled)
+    return Splits(change(splits.train), *(None if s is None else change(s) for s in others))
 
 
 def _load_named(
-    dataset: str, input_size: tuple[int, int], seed: int, *, unlabelled: bool
+    dataset: str,
+    input_size: tuple[int, int],
+    seed: int,
+    *,
+    unlabelled: bool,
+    masks: MaskRules | None,
 ) -> Splits:
     kind, _, rest = dataset.partition(":")
     if kind == "shapes":
-        return _make_shapes(input_size if input_size != (0, 0) else SHAPES_SIZE, seed)
+        size = input_size if input_size != (0, 0) else SHAPES_SIZE
+        return _make_shapes(size, seed, masked=masks is not None)
     if kind == "folder":
-        return load_folder(str(Path(rest).expanduser()))
+        return load_folder(str(Path(rest).expanduser()), masks=masks is not None)
     if kind == "npz":
-        return load_npz(str(Path(rest).expanduser()))
+        return load_npz(str(Path(rest).expanduser()), masks=masks)
     name = rest if kind == "tfds" else dataset
-    return load_tfds(name, input_size=input_size, unlabelled=unlabelled)
+    return load_tfds(name, input_size=input_size, unlabelled=unlabelled, masks=masks)
 
 
-def _make_shapes(size: tuple[int, int], seed: int) -> Splits:
+def _make_shapes(size: tuple[int, int], seed: int, *, masked: bool) -> Splits:
     def draw(name: str, count: int, stream: int) -> Source:
         # Two streams a seed, so that no test image of one seed trains another.
-        images, labels, _ = make_shapes(count, size=size, seed=2 * seed + stream)
+        images, labels, masks = make_shapes(count, size=size, seed=2 * seed + stream)
+        if masked:
+            names = "background", *CLASS_NAMES
+            return Source(f"shapes ({name})", images, class_names=names, masks=masks)
         return Source(f"shapes ({name})", images, labels, CLASS_NAMES)
 
     return Splits(draw("train", SHAPES_TRAIN, 0), draw("test", SHAPES_TEST, 1))

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes, crop_resize
+from simclr_tf.augment.geometry import Boxes, crop_resize, rotate
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.views import Draw, draw_views, make_views, map_draw
-from simclr_tf.data.decode import read_header
+from simclr_tf.augment.views import Draw, apply_masks, draw_views, make_views, map_draw
+from simclr_tf.data.decode import read_header, resize_to_fill
+from simclr_tf.data.masks import crop_masks, resize_mask_to_fill
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
@@ -149,6 +150,62 @@ def labelled_batches(
     steps = tf.data.Dataset.range(first_step, last_step)
     batches = _views(source, draws, steps, tf.as_dtype(dtype))
     return batches.map(lambda views, index: (views[0], tf.gather(labels, index))).prefetch(2)
+
+
+def masked_batches(
+    source: Source,
+    *,
+    batch_size: int,
+    recipe: Recipe,
+    seed: int,
+    size: Size,
+    first_step: int,
+    last_step: int,
+    dtype: tf.DType | str = tf.float32,
+) -> tf.data.Dataset:
+    """Makes the batches of segmentation: one drawn view of each image, its mask turned with it.
+
+    The mask has the view's window, mirroring and rotation, with the nearest pixel; all else that
+    the recipe does is done to the image only.
+
+    Returns:
+        Batches (`dtype` [N, h, w, 3] in [0, 1], uint8 [N, h, w]) for the steps asked for.
+    """
+    steps_per_epoch(source, batch_size)
+    draws = _Draws(source, 1, batch_size, recipe, seed, size, WHOLE)
+    steps = tf.data.Dataset.range(first_step, last_step)
+    batches = _views(source, draws, steps, tf.as_dtype(dtype), masked=True)
+    return batches.map(lambda made, index: made).prefetch(2)
+
+
+def plain_masked_batches(
+    source: Source, *, batch_size: int, size: Size | None = None
+) -> tf.data.Dataset:
+    """Makes the batches of judging a segmentation: every image once, whole, with its mask.
+
+    Args:
+        source: Images with masks.
+        batch_size: Images together; of a set whose images differ in size each is a batch.
+        size: (h, w) that images and masks are cut and resized to; None: they are left as they are.
+
+    Returns:
+        Batches (float32 [n, H, W, 3] in [0, 1], uint8 [n, H, W]) in the source's order.
+    """
+
+    def read(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = source.read(int(index)), source.read_mask(int(index))
+        if size is None:
+            return image, mask
+        return resize_to_fill(image, size), resize_mask_to_fill(mask, size)
+
+    def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, mask = tf.numpy_function(read, [index], [tf.uint8, tf.uint8])
+        image, mask = tf.ensure_shape(image, [None, None, 3]), tf.ensure_shape(mask, [None, None])
+        return tf.cast(image, tf.float32) / 255.0, mask
+
+    together = 1 if size is None and source.image_size is None else batch_size
+    pairs = tf.data.Dataset.range(len(source)).map(pair, CORES)
+    return pairs.batch(together).prefetch(2)
 
 
 def drawn_batches(
@@ -378,10 +435,16 @@ def _part_size(batch_size: int, most: int) -> int:
 
 
 def _views(
-    source: Source, draws: _Draws, steps: tf.data.Dataset, dtype: tf.DType
+    source: Source,
+    draws: _Draws,
+    steps: tf.data.Dataset,
+    dtype: tf.DType,
+    *,
+    masked: bool = False,
 ) -> tf.data.Dataset:
-    """Makes batches ((view [N, h, w, 3], ...), index [N]) of the steps."""
+    """Makes batches ((view [N, h, w, 3], ...), index [N]) of the steps; masked: (view, mask)."""
     held = None if source.images is None else _held(source.images)
+    masks = _masks_reader(source, draws.size) if masked else None
 
     def make(index: tf.Tensor, draw: Draw) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         if held is not None:
@@ -389,7 +452,7 @@ def _views(
         else:  # files differ in size: they are cropped one by one, and finished together
             images = _read_windows(source, index, draw.boxes, draws.size)
         made = make_views(images, draw, draws.size, dtype, views=draws.views, cropped=held is None)
-        return made, index
+        return made if masks is None else (*made, masks(index, draw)), index
 
     parts = draws(steps).map(make, CORES)
     if draws.parts == 1:
@@ -411,6 +474,31 @@ def _read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) ->
 
     crops = tf.numpy_function(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
     return tf.ensure_shape(crops, [boxes.top.shape[0], *size, 3])
+
+
+def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.Tensor]:
+    """Returns (index [n], draw of n views) -> masks uint8 [n, h, w] with the views' geometry."""
+    if source.masks is not None:
+        held = _held(source.masks)
+
+        def gather(index: tf.Tensor, draw: Draw) -> tf.Tensor:
+            return apply_masks(tf.gather(held, index)[..., tf.newaxis], draw, size)[..., 0]
+
+        return gather
+
+    def crop(index: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        pairs = zip(index, windows, strict=True)
+        return np.concatenate(
+            [crop_masks(source.read_mask(int(i)), w[None], size) for i, w in pairs]
+        )
+
+    def read(index: tf.Tensor, draw: Draw) -> tf.Tensor:
+        masks = tf.numpy_function(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
+        masks = tf.ensure_shape(masks, [draw.boxes.top.shape[0], *size])[..., tf.newaxis]
+        masks = masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
+        return masks[..., 0]
+
+    return read
 
 
 def _epochs(

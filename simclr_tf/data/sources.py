@@ -1,4 +1,4 @@
-"""One kind of data for all tasks: images by index, with labels in step."""
+"""One kind of data for all tasks: images by index, with labels or masks in step."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 
 from simclr_tf.data.decode import read_image, read_windows
+from simclr_tf.data.masks import read_mask
 from simclr_tf.errors import UserError
 
 
@@ -14,16 +15,19 @@ from simclr_tf.errors import UserError
 class Source:
     """One split of a data set, in a fixed order, with random access.
 
-    Images are held in memory (`images`) or read from files (`paths`).
+    Images are held in memory (`images`) or read from files (`paths`), and their masks with them.
 
     Attributes:
         name: For messages, such as "folder:/x (train)".
         images: uint8 [M, H, W, 3], or None.
         labels: int32 [M] in 0..K-1, or None.
-        class_names: K names; empty where they are not known.
+        class_names: K names, of labels or of a mask's values; empty where they are not known.
         paths: M file names; empty for sets that are no files.
         file_sizes: (H, W) of each image where they are read from files, int32 [M, 2].
         skipped: Images left out because they did not decode.
+        masks: uint8 [M, H, W], or None.
+        mask_paths: M file names; empty for sets without masks, or whose masks are no files.
+        mask_colours: The colour of each class in mask files, uint8 [R, 3], or None.
     """
 
     name: str
@@ -33,6 +37,9 @@ class Source:
     paths: tuple[str, ...] = ()
     file_sizes: np.ndarray | None = None
     skipped: int = 0
+    masks: np.ndarray | None = None
+    mask_paths: tuple[str, ...] = ()
+    mask_colours: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.paths) if self.images is None else len(self.images)
@@ -43,6 +50,10 @@ class Source:
         if self.class_names or self.labels is None:
             return len(self.class_names)
         return int(self.labels.max()) + 1
+
+    @property
+    def has_masks(self) -> bool:
+        return self.masks is not None or bool(self.mask_paths)
 
     @property
     def image_size(self) -> tuple[int, int] | None:
@@ -62,18 +73,29 @@ class Source:
         """Returns windows of one image file, resized: see `decode.read_windows`."""
         return read_windows(self.paths[index], windows, size)
 
+    def read_mask(self, index: int) -> np.ndarray:
+        """Returns the mask of one image, uint8 [H, W], of the image's size, as `read` has it."""
+        if self.masks is not None:
+            return self.masks[index]
+        return read_mask(self.mask_paths[index], self.mask_colours)
+
     def take(self, indices: np.ndarray) -> Source:
         """Returns the images at the indices, in their order, with all that belongs to them."""
 
         def rows(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[indices]
 
+        def names(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[i] for i in indices) if values else ()
+
         return dataclasses.replace(
             self,
             images=rows(self.images),
             labels=rows(self.labels),
             file_sizes=rows(self.file_sizes),
-            paths=tuple(self.paths[i] for i in indices) if self.paths else (),
+            paths=names(self.paths),
+            masks=rows(self.masks),
+            mask_paths=names(self.mask_paths),
         )
 
 

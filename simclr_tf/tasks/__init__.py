@@ -3,6 +3,8 @@
 TASKS: dict[str, str] = {
     "pretrain": "simclr_tf.tasks.pretrain",
     "classification": "simclr_tf.tasks.classification",
+    "segmentation": "simclr_tf.tasks.segmentation",
+    "predict": "simclr_tf.tasks.predict",
     "check": "simclr_tf.tasks.check",
 }
 """Task -> module. They are imported when they are run: importing one imports TensorFlow."""

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.metadata
 import math
 import os
+import pathlib
 import resource
 import shutil
 import sys
@@ -17,12 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 import yaml
 
 import simclr_tf
 from simclr_tf import data
 from simclr_tf.config import Config
+from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.pipeline import Shard, own_size, steps_per_epoch
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
@@ -114,6 +117,9 @@ class Run:
 def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
     """Meets the other workers, sets seed and number format, and makes the run folder ready.
 
+    The run's settings are those given, but for the run folder: where the default one holds a run of
+    another task and nobody asked for it, the task takes a folder of its own beside it.
+
     Args:
         config: The settings.
         strategies: Those of "mirrored" and "multiworker" that the task can run under.
@@ -122,6 +128,7 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
         UserError: The folder holds another run, or the settings ask for what there is not.
     """
     started = time.monotonic()
+    config = _with_own_folder(config)
     strategy = _make_strategy(config, strategies)
     with distribution.watch_workers(strategy):
         return _make_ready(config, strategy, started)
@@ -143,6 +150,27 @@ def _make_ready(config: Config, strategy: distribution.Strategy | None, started:
     flag = "pretrain_save_path" if config.task == "pretrain" else "finetune_save_path"
     folder.begin(resume=config.resume, overwrite=config.overwrite, flag=flag)
     return Run(config, execution, folder, started, strategy)
+
+
+def _with_own_folder(config: Config) -> Config:
+    """Returns the settings with a default run folder that no other task's run lies in."""
+    if config.task == "pretrain" or "finetune_save_path" in config.given:
+        return config
+    there = task_of(pathlib.Path(config.finetune_save_path))
+    if there in (None, config.task):
+        return config
+    own = f"{config.finetune_save_path}_{config.task}"
+    print(f"{config.finetune_save_path} holds a run of --task={there}: this one goes to {own}")
+    return config.replace(finetune_save_path=own)
+
+
+def task_of(folder: pathlib.Path) -> str | None:
+    """Returns the task of the run that lies in a folder; None where none does."""
+    try:
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return settings.get("task") if isinstance(settings, dict) else None
 
 
 def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.Strategy | None:
@@ -189,8 +217,10 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
         )
 
 
-def load_splits(config: Config, *, need_labels: bool) -> data.Splits:
-    """Loads the data that the settings name."""
+def load_splits(
+    config: Config, *, need_labels: bool = False, masks: MaskRules | None = None
+) -> data.Splits:
+    """Loads the data that the settings name, with labels or with masks where they are needed."""
     return data.load(
         config.dataset,
         train_file_path=config.train_file_path,
@@ -202,7 +232,41 @@ def load_splits(config: Config, *, need_labels: bool) -> data.Splits:
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
         num_classes=config.num_classes,
+        masks=masks,
     )
+
+
+def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:
+    """Returns the images with labels or masks to train on, a share where asked, and those reported.
+
+    Raises:
+        UserError: There are none to report on.
+    """
+    train, test = splits.train, splits.test
+    if test is None:
+        raise UserError(
+            f"Expected images to report on beside {train.name}, got none with "
+            f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
+        )
+    if config.label_fraction < 1.0:
+        labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
+        chosen, _ = data.stratified_split(labels, config.label_fraction, config.seed)
+        train = dataclasses.replace(
+            train.take(chosen), name=f"{train.name}, {config.label_fraction:.3g} of the labels"
+        )
+    return train, test
+
+
+def name_unused(config: Config) -> None:
+    """Prints the flags that were given but are of use in pre-training alone."""
+    given = {
+        "augment_on": config.augment_on == "device",
+        "data_service": bool(config.data_service),
+        "microbatch_size": bool(config.microbatch_size),
+    }
+    names = [f"--{name}" for name, is_given in given.items() if is_given]
+    if names:
+        print(f"for pre-training, not used here: {', '.join(names)}", flush=True)
 
 
 def view_size(config: Config, source: data.Source) -> tuple[int, int]:
@@ -264,14 +328,34 @@ def steps_per_execution(run: Run, plan: Plan) -> int:
 
 
 def build_optimizer(
-    config: Config, plan: Plan, variables: list[keras.Variable]
+    config: Config,
+    plan: Plan,
+    variables: list[keras.Variable],
+    *,
+    encoder: keras.Model | None = None,
 ) -> keras.optimizers.Optimizer:
-    """Builds the optimiser of the settings for `variables`."""
+    """Builds the optimiser of the settings for `variables`.
+
+    Args:
+        config: The settings.
+        plan: The run's steps and learning rate.
+        variables: What is trained.
+        encoder: The part of it whose learning rate is `encoder_learning_rate`, where that is set.
+    """
+    factors = None
+    if encoder is not None and config.encoder_learning_rate and config.learning_rate:
+        slower = {id(v) for v in encoder.trainable_variables}
+        ratio = config.encoder_learning_rate / config.learning_rate
+
+        def factors(variable: keras.Variable) -> float:
+            return ratio if id(variable) in slower else 1.0
+
     return make_optimizer(
         config.optimizer,
         learning_rate=plan.schedule,
         weight_decay=config.weight_decay,
         variables=variables,
+        rate_factors=factors,
     )
 
 
@@ -398,7 +482,12 @@ def describe_data(*sources: data.Source | None) -> None:
         size = (
             "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
         )
-        classes = f", {source.num_classes} classes" if source.labels is not None else ", no labels"
+        if source.has_masks:
+            classes = f", masks of {source.num_classes} classes"
+        elif source.labels is not None:
+            classes = f", {source.num_classes} classes"
+        else:
+            classes = ", no labels"
         left_out = f", {source.skipped} bad images left out" if source.skipped else ""
         print(f"{source.name}: {len(source)} images, {size}{classes}{left_out}", flush=True)
 

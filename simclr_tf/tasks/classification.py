@@ -50,32 +50,35 @@ def run(config: Config) -> dict[str, Any]:
     step, on images that chose nothing.
     """
     run = assembly.start_run(config, strategies=_strategies(config))
+    config = run.config
     splits = assembly.load_splits(config, need_labels=True)
-    train, test = _train_and_test(config, splits)
+    train, test = assembly.train_and_test(config, splits)
     size = assembly.view_size(config, train)
     checkpoint = encoders.pretrained_source(config)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
+    # What --task=predict builds the classifier and prepares its images by.
+    config = config.replace(num_classes=config.num_classes or train.num_classes, crop_size=size)
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, test)
     with scope_of(run.strategy):
-        encoder = _prepare_encoder(config, checkpoint)
+        encoder = encoders.prepare_encoder(config, checkpoint)
         head = classifier_head(
             encoder.output_shape[-1],
-            _num_classes(config, train),
+            config.num_classes,
             nonlinear=config.include_nonlinearity,
             normalize=config.freeze,
         )
         classifier = keras.Sequential([encoder, head], name="classifier")
     plan = assembly.plan_steps(config, train)
     views_dtype = run.execution.views
-    _name_unused(config)
+    assembly.name_unused(config)
     problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
     with scope_of(run.strategy):
         model.compile(
-            assembly.build_optimizer(config, plan, model.trainable_variables),
+            assembly.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=run.execution.xla,
@@ -87,6 +90,9 @@ def run(config: Config) -> dict[str, Any]:
         **numbered_variables("optimizer", model.optimizer.variables),
     }
     step = assembly.begin_or_resume(run, variables, plan=plan)
+    names = train.class_names
+    names += tuple(map(str, range(len(names), config.num_classes)))
+    run.folder.write_classes(names)
     rate = assembly.train(
         run,
         model,
@@ -98,7 +104,7 @@ def run(config: Config) -> dict[str, Any]:
         validation_data=problem.test_batches,
         validation_freq=config.eval_every_epochs or config.num_epochs,
     )
-    return _report(run, problem, train, test, rate, checkpoint)
+    return _report(run, problem, names, train, test, rate, checkpoint)
 
 
 def _strategies(config: Config) -> tuple[str, ...]:
@@ -114,18 +120,6 @@ def _strategies(config: Config) -> tuple[str, ...]:
     return ()
 
 
-def _name_unused(config: Config) -> None:
-    """Prints the flags that were given but are of use in pre-training alone."""
-    given = {
-        "augment_on": config.augment_on == "device",
-        "data_service": bool(config.data_service),
-        "microbatch_size": bool(config.microbatch_size),
-    }
-    names = [f"--{name}" for name, is_given in given.items() if is_given]
-    if names:
-        print(f"for pre-training, not used here: {', '.join(names)}", flush=True)
-
-
 class AccuracyLine(keras.callbacks.Callback):
     """Prints loss and accuracy after each epoch in which the model was judged."""
 
@@ -137,38 +131,6 @@ class AccuracyLine(keras.callbacks.Callback):
                 f"test loss {logs['val_loss']:.3f}  test accuracy {logs['val_accuracy']:.3f}",
                 flush=True,
             )
-
-
-def _train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:
-    """Returns the labelled images to train on, a share of them where asked, and those reported."""
-    train, test = splits.train, splits.test
-    if test is None:
-        raise UserError(
-            f"Expected images to report on beside {train.name}, got none with "
-            f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
-        )
-    if config.label_fraction < 1.0:
-        chosen, _ = data.stratified_split(train.labels, config.label_fraction, config.seed)
-        train = dataclasses.replace(
-            train.take(chosen), name=f"{train.name}, {config.label_fraction:.3g} of the labels"
-        )
-    return train, test
-
-
-def _num_classes(config: Config, train: data.Source) -> int:
-    return config.num_classes or train.num_classes
-
-
-def _prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
-    encoder = encoders.build_encoder(config)
-    if checkpoint is None:
-        print("encoder: random weights (no pre-training run was given or found)", flush=True)
-    else:
-        encoders.load_encoder_weights(encoder, checkpoint)
-        print(f"encoder: weights of {checkpoint}", flush=True)
-    # Frozen layers run their BatchNorm on its running statistics and leave those alone.
-    encoder.trainable = not config.freeze
-    return encoder
 
 
 def _state_problem(
@@ -219,6 +181,7 @@ def _augments(config: Config) -> bool:
 def _report(
     run: assembly.Run,
     problem: Problem,
+    names: tuple[str, ...],
     train: data.Source,
     test: data.Source,
     images_per_second: float,
@@ -226,7 +189,6 @@ def _report(
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
     matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
-    names = train.class_names + tuple(map(str, range(len(train.class_names), len(matrix))))
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
     series = plots.series_of(run.folder.rows)
     for name, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy")):

@@ -80,6 +80,21 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
     return config.replace(**shape)
 
 
+def prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
+    """Builds the encoder that a head is trained on, prints where its weights are from; frozen if so
+    set.
+    """
+    encoder = build_encoder(config)
+    if checkpoint is None:
+        print("encoder: random weights (no pre-training run was given or found)", flush=True)
+    else:
+        load_encoder_weights(encoder, checkpoint)
+        print(f"encoder: weights of {checkpoint}", flush=True)
+    # Frozen layers run their BatchNorm on its running statistics and leave those alone.
+    encoder.trainable = not config.freeze
+    return encoder
+
+
 def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:
     """Gives the encoder the weights of a checkpoint."""
     variables = named_variables("encoder", encoder.variables)

@@ -6,6 +6,7 @@ import math
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -16,10 +17,11 @@ from simclr_tf.data.sources import Source
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.knn import knn_accuracy
+from simclr_tf.evaluation.segmentation import PixelCounts
 from simclr_tf.losses import NTXent
 from simclr_tf.metrics import feature_spread
 from simclr_tf.training.checkpoints import Variables
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.run_folder import Row, RunFolder
 
 Logs = dict[str, Any] | None
 
@@ -175,6 +177,57 @@ class KNNMonitor(keras.callbacks.Callback):
     def _embed(self, encoder: keras.Model, source: Source) -> np.ndarray:
         batches = plain_batches(source, batch_size=EMBED_BATCH_SIZE, size=self.size)
         return embed(encoder, batches)
+
+
+class MeanIoUMonitor(keras.callbacks.Callback):
+    """Judges a segmentation on validation images every few epochs and keeps the best weights.
+
+    Adds `val_loss`, `val_mean_iou` and `val_pixel_accuracy` to the epoch's logs.
+
+    Args:
+        judge: Counts the pixels of the validation images with the weights of the moment.
+        folder: The run's folder: its journal says what the best was so far, its checkpoints keep
+            the best weights.
+        variables: What is kept of the best.
+        every_epochs: Epochs between two looks; 0: none but the one at the end.
+        last_step: The end of the run, where it looks in any case.
+    """
+
+    def __init__(
+        self,
+        judge: Callable[[], PixelCounts],
+        folder: RunFolder,
+        variables: Variables,
+        *,
+        every_epochs: int,
+        last_step: int,
+    ) -> None:
+        super().__init__()
+        self.judge = judge
+        self.folder = folder
+        self.variables = variables
+        self.every_epochs = every_epochs
+        self.last_step = last_step
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        step = self.model.trained_steps
+        due = self.every_epochs and (epoch + 1) % self.every_epochs == 0
+        if logs is None or not (due or step == self.last_step):
+            return
+        counts = self.judge()
+        logs["val_loss"] = counts.loss
+        logs["val_mean_iou"] = counts.mean_iou
+        logs["val_pixel_accuracy"] = counts.pixel_accuracy
+        best = best_row(self.folder.rows, "val_mean_iou")
+        if best is None or counts.mean_iou > best["val_mean_iou"]:
+            self.folder.checkpoints.save_best(self.variables, step=step)
+
+
+def best_row(rows: Sequence[Row], column: str) -> Row | None:
+    """Returns the first of the rows with the largest number in a column; None where none has."""
+    judged = [row for row in rows if isinstance(row.get(column), int | float)]
+    judged = [row for row in judged if not math.isnan(row[column])]
+    return max(judged, key=lambda row: row[column], default=None)
 
 
 class HealthLine(keras.callbacks.Callback):

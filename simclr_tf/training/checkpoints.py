@@ -58,19 +58,32 @@ class Checkpoints:
         The file gets its name once it is whole and on disk, so a kill at any moment leaves the
         files that were there before.
         """
-        from safetensors.numpy import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"step-{step:09d}.safetensors"
-        partial = path.with_suffix(".partial")
-        arrays = {name: np.asarray(variable) for name, variable in variables.items()}
-        save_file(arrays, partial, metadata={"step": str(step)})
-        with open(partial, "rb+") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
+        _write(path, variables, step)
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
+
+    @property
+    def best(self) -> pathlib.Path:
+        """Where the weights of the best validation score so far are kept, if any were judged."""
+        return self.folder / "best.safetensors"
+
+    def save_best(self, variables: Variables, *, step: int) -> None:
+        """Writes the variables as the best so far; it replaces the ones before."""
+        _write(self.best, variables, step)
+
+
+def _write(path: pathlib.Path, variables: Variables, step: int) -> None:
+    from safetensors.numpy import save_file
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    arrays = {name: np.asarray(variable) for name, variable in variables.items()}
+    save_file(arrays, partial, metadata={"step": str(step)})
+    with open(partial, "rb+") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -93,7 +106,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def step_of(path: pathlib.Path) -> int:
     """Returns the number of optimiser steps that a checkpoint of ours was saved after."""
-    return int(path.stem.removeprefix("step-"))
+    from safetensors import safe_open
+
+    if path.match(PATTERN):
+        return int(path.stem.removeprefix("step-"))
+    with safe_open(path, "numpy") as file:
+        return int(file.metadata()["step"])
 
 
 def restore(variables: Variables, arrays: dict[str, np.ndarray], origin: str) -> None:

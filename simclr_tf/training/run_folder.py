@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from simclr_tf.errors import UserError
@@ -14,7 +15,7 @@ from simclr_tf.training.checkpoints import Checkpoints
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")
-FILES = ("config.yaml", "metrics.csv", "results.json")
+FILES = ("config.yaml", "classes.txt", "metrics.csv", "results.json")
 
 Row = dict[str, Any]
 
@@ -94,6 +95,10 @@ class RunFolder:
     def write_config(self, text: str) -> None:
         """Writes `config.yaml`."""
         (self.path / "config.yaml").write_text(text)
+
+    def write_classes(self, names: Sequence[str]) -> None:
+        """Writes `classes.txt`: the classes' names, a line each."""
+        (self.path / "classes.txt").write_text("".join(f"{name}\n" for name in names))
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, whole or not at all."""

@@ -1,0 +1,157 @@
+"""Sets of image files in folders: splits, classes, and masks beside the images."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+
+from simclr_tf.data.decode import EXTENSIONS
+from simclr_tf.data.files import name_first
+from simclr_tf.data.sources import Source, Splits
+from simclr_tf.errors import UserError
+
+TEST_FOLDERS = ("test", "val")
+IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
+
+
+def load_folder(path: str, *, masks: bool = False) -> Splits:
+    """Lists the images of a folder, without decoding any.
+
+    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it
+    is the training set. Sub-folders are the classes, sorted by name; without any, there are no
+    labels. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
+    only the images are listed.
+
+    Args:
+        path: The folder.
+        masks: Pair the images with the files in `masks` of the same relative path but for the
+            extension. There are no labels then.
+
+    Raises:
+        UserError: There is no such folder, no image in it, or an image without its mask.
+    """
+    root, name = Path(path), f"folder:{path}"
+    if not root.is_dir():
+        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset={name}.")
+    if masks:
+        return _load_pairs(root, name)
+    root = _images_of(root)
+    test = _test_folder(root)
+    if test is None:
+        return Splits(_list_folder(root, name))
+    train_source = _list_folder(_images_of(root / "train"), f"{name} (train)")
+    test_source = _list_folder(_images_of(root / test), f"{name} ({test})")
+    return Splits(train_source, _with_classes_of(train_source, test_source))
+
+
+def _test_folder(root: Path) -> str | None:
+    """Returns the name of the folder beside `train` that is reported on, where there are both."""
+    if not (root / "train").is_dir():
+        return None
+    return next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+
+
+def _has_masks(folder: Path) -> bool:
+    return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
+
+
+def _images_of(folder: Path) -> Path:
+    return folder / IMAGES if _has_masks(folder) else folder
+
+
+def _load_pairs(root: Path, name: str) -> Splits:
+    """Lists images and masks: {images,masks}, {images,masks}/SPLIT or SPLIT/{images,masks}."""
+    test = _test_folder(_images_of(root))
+    if test is None and not _has_masks(root):
+        found = ", ".join(sorted(d.name for d in root.iterdir() if d.is_dir())) or "no folder"
+        raise UserError(
+            f"Expected the folders {IMAGES} and {MASKS} in {root}, or in train and test in it, got "
+            f"{found}. Sort the files so, or pass lists of image,mask lines as --train_file_path."
+        )
+
+    def split(folder: str) -> Source:
+        if _has_masks(root):
+            parts = root / IMAGES / folder, root / MASKS / folder
+        else:
+            parts = root / folder / IMAGES, root / folder / MASKS
+        return _pair(*parts, f"{name} ({folder})" if folder else name)
+
+    return Splits(split("")) if test is None else Splits(split("train"), split(test))
+
+
+def _pair(image_folder: Path, mask_folder: Path, name: str) -> Source:
+    images = _by_stem(image_folder, _files_below(image_folder, name, "images"))
+    masks = _by_stem(mask_folder, _files_below(mask_folder, name, "masks"))
+    wrong = [
+        f"{', '.join(images.get(stem, ['no image']))} and {', '.join(masks.get(stem, ['no mask']))}"
+        for stem in {**images, **masks}
+        if len(images.get(stem, ())) != 1 or len(masks.get(stem, ())) != 1
+    ]
+    if wrong:
+        raise UserError(
+            f"Expected one mask in {mask_folder} for each image in {image_folder}, of the same "
+            f"name but for the extension, got {len(wrong)} without:\n{name_first(wrong)}\n"
+            "Add or remove files, or pass lists of image,mask lines as --train_file_path."
+        )
+    return Source(
+        name,
+        paths=tuple(image for (image,) in images.values()),
+        mask_paths=tuple(masks[stem][0] for stem in images),
+    )
+
+
+def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for file in files:
+        stem, _ = os.path.splitext(os.path.relpath(file, folder))
+        found.setdefault(stem, []).append(file)
+    return found
+
+
+def _list_folder(root: Path, name: str) -> Source:
+    classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not classes:
+        return Source(name, paths=_files_below(root, name))
+    paths: list[str] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        found = _files_below(root / folder, f"{name}, class {folder}")
+        paths += found
+        labels += [label] * len(found)
+    return Source(
+        name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=tuple(classes)
+    )
+
+
+def _files_below(folder: Path, name: str, kind: str = "images") -> tuple[str, ...]:
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(d for d in folders if not d.startswith("."))
+        found += [
+            os.path.join(here, f)
+            for f in sorted(files)
+            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
+        ]
+    if not found:
+        raise UserError(
+            f"Expected {kind} ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put {kind} "
+            "there or correct the path."
+        )
+    return tuple(found)
+
+
+def _with_classes_of(train: Source, test: Source) -> Source:
+    """Numbers the test set's classes as the training set does."""
+    if train.labels is None or test.labels is None:
+        return dataclasses.replace(test, labels=None, class_names=())
+    unknown = sorted(set(test.class_names) - set(train.class_names))
+    if unknown:
+        raise UserError(
+            f"Expected only classes of {train.name} in {test.name}, got {', '.join(unknown)} too. "
+            "Add training images of them, or remove the folders."
+        )
+    numbers = np.array([train.class_names.index(c) for c in test.class_names], np.int32)
+    return dataclasses.replace(test, labels=numbers[test.labels], class_names=train.class_names)
