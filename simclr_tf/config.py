@@ -47,6 +47,9 @@ PRESETS: dict[str, dict[str, Any]] = {
     "classification": _SUPERVISED | _CROP_AND_FLIP | {"val_fraction": 0.1},
     "segmentation": _SUPERVISED
     | {
+        "colordrop": False,
+        "blur": False,
+        "strength": 0.25,
         "crop_area_min": 0.25,
         "batch_size": 16,
         "num_epochs": 50,

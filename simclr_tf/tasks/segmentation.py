@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from simclr_tf import data, metrics, plots
 from simclr_tf.config import Config
+from simclr_tf.data.files import read_each
 from simclr_tf.data.masks import MaskRules, read_colour_table
 from simclr_tf.data.pipeline import Shard, masked_batches, plain_masked_batches
 from simclr_tf.errors import UserError
@@ -30,6 +31,7 @@ from simclr_tf.training.checkpoints import (
 )
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
+CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
 CURVES = {"loss": "Loss", "mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"}
 
 Judge = Callable[[data.Source], PixelCounts]
@@ -159,13 +161,44 @@ def _make_loss(config: Config, train: data.Source) -> PixelLoss:
     return PixelLoss(
         config.num_classes,
         ignore_label=_ignore_label(config),
-        class_weights=_class_weights(config, train),
+        class_weights=_class_weights(config, _count_pixels(config, train)),
         dice_weight=config.dice_weight,
     )
 
 
-def _class_weights(config: Config, train: data.Source) -> list[float] | None:
+def _count_pixels(config: Config, train: data.Source) -> np.ndarray:
+    """Returns the pixels of each class in the training masks, int64 [K]; prints their shares."""
+
+    def count(index: int) -> np.ndarray:
+        return np.bincount(train.read_mask(index).ravel(), minlength=256)
+
+    of_value = np.sum(read_each(count, range(len(train)), "counting pixels"), axis=0)  # [256]
+    ignored = 0
+    if config.ignore_label >= 0:
+        ignored, of_value[config.ignore_label] = of_value[config.ignore_label], 0
+    counts = of_value[: config.num_classes]
+    if not counts.any():
+        raise UserError(
+            f"Expected pixels that count in the masks of {train.name}, got only "
+            f"--ignore_label={config.ignore_label}. Pass a larger --label_fraction, or --seed."
+        )
+    shares = [
+        f"{name} {100 * share:.2g} %" if share else f"{name} none"
+        for name, share in zip(train.class_names, counts / counts.sum(), strict=True)
+    ]
+    if len(shares) > CLASSES_LISTED:
+        shares = [f"{np.count_nonzero(counts)} of {len(shares)} classes occur"]
+    left_out = f"; ignored {100 * ignored / (ignored + counts.sum()):.2g} %" if ignored else ""
+    print(f"training pixels: {', '.join(shares)}{left_out}", flush=True)
+    return counts
+
+
+def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
     """Returns a weight per class, or None for equal ones.
+
+    Args:
+        config: The settings.
+        pixels: Training pixels of each class, int [K].
 
     Raises:
         UserError: The setting is none of its words and no list of K numbers.
@@ -174,12 +207,7 @@ def _class_weights(config: Config, train: data.Source) -> list[float] | None:
     if text == "none":
         return None
     if text == "balanced":
-        pixels = np.zeros(256, np.int64)
-        for index in range(len(train)):
-            pixels += np.bincount(train.read_mask(index).ravel(), minlength=256)
-        if config.ignore_label >= 0:
-            pixels[config.ignore_label] = 0
-        weights = balanced_weights(pixels[:count]).tolist()
+        weights = balanced_weights(pixels).tolist()
         print(f"class weights: {', '.join(f'{weight:.3g}' for weight in weights)}", flush=True)
         return weights
     try:
