@@ -45,7 +45,7 @@ $(ADDONS_STAMP): requirements-addons.txt
 		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
 	fi
 
-demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 5 minutes on 2 cores)
+demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 8 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
 	$(RUN) --task=classification --freeze=True --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/frozen --overwrite
@@ -53,8 +53,11 @@ demo: $(STAMP) ## Pre-train, classify and compare on the built-in shapes (about 
 		--finetune_save_path=$(DEMO)/frozen_random --overwrite
 	$(RUN) --task=classification --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/finetuned --overwrite
+	$(RUN) --task=segmentation --pretrain_save_path=$(DEMO)/pretrain \
+		--finetune_save_path=$(DEMO)/segmentation --overwrite
+	$(RUN) --task=predict --finetune_save_path=$(DEMO)/segmentation --overwrite
 	$(BIN)/python benchmarks/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
-		$(DEMO)/finetuned
+		$(DEMO)/finetuned $(DEMO)/segmentation
 
 test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there are cores, at most 4
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
