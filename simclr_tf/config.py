@@ -325,6 +325,34 @@ class Config:
         "run", False, "Let --task=check draw pictures of the views and their colours."
     )
 
+    # -- evaluation --
+    protocols: str = setting(
+        "evaluation",
+        "all",
+        "What --task=evaluate measures: all, or a list with commas between of knn, logreg, linear, "
+        "mlp, finetune, supervised, baselines, health.",
+    )
+    label_fractions: str = setting(
+        "evaluation",
+        "0.01,0.1,1.0",
+        "Shares of the labels that fine-tuning and its supervised twin are given.",
+    )
+    num_seeds: int = setting(
+        "evaluation", 1, "Runs of what draws at random, for mean and spread.", bounds="[1, 100]"
+    )
+    compare: str = setting(
+        "evaluation",
+        "",
+        "Run folders that were evaluated, with commas between, to put side by side in one report "
+        "instead of evaluating.",
+    )
+    with_z: bool = setting("evaluation", False, "Let --task=embed write the projections z too.")
+    index: bool = setting(
+        "evaluation",
+        False,
+        "Let --task=embed find the nearest neighbours of the test images and draw them.",
+    )
+
     # -- prediction --
     predict_save_path: str = setting(
         "prediction",

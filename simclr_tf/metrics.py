@@ -58,6 +58,31 @@ def accuracy(matrix: np.ndarray) -> float:
 pixel_accuracy = accuracy  # its name where the things counted are pixels
 
 
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Returns the share of labels among the k classes with the highest scores; nan for none.
+
+    Args:
+        scores: float [N, K]; of equal ones the first class is the higher, as `argmax` has it.
+        labels: int [N], 0 to K - 1.
+        k: 1 to K.
+
+    Raises:
+        ValueError: A score is nan, or a label is outside the classes.
+    """
+    scores, labels = np.asarray(scores), np.asarray(labels).astype(np.int64)
+    count, num_classes = scores.shape
+    if np.isnan(scores).any():
+        raise ValueError("Expected scores that can be put in order, got nan.")
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(
+            f"Expected labels in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}."
+        )
+    own = np.take_along_axis(scores, labels[:, np.newaxis], axis=1)  # [N, 1]
+    earlier = np.arange(num_classes) < labels[:, np.newaxis]  # [N, K]
+    before = np.sum((scores > own) | ((scores == own) & earlier), axis=1)  # [N]
+    return _ratio(np.sum(before < k), np.asarray(count)).item()
+
+
 def f1_macro(matrix: np.ndarray) -> float:
     """Returns the mean over classes of F1, the harmonic mean of precision and recall.
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:  # loaded where a figure is drawn: matplotlib takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
 
 # Ten colours chosen to differ in lightness too (Petroff, arXiv 2107.02270).
 COLOURS = (
@@ -30,6 +31,7 @@ MAX_CELLS_WRITTEN = 20  # classes up to which each cell of a confusion matrix is
 # Of masks: class 0, which is the background where there is one, values that are no class, and
 # pixels of the wrong class.
 FIRST_CLASS, NO_CLASS, WRONG_PIXEL = "#1c2430", "#dcdcdc", "#e0182d"
+RIGHT_FRAME = "#2a9d4a"  # of neighbours of the right class
 OVERLAY_ALPHA = 0.55
 MAX_CLASSES_NAMED = 40  # in the legend of a segmentation: those with the most pixels
 MAX_SHEET_ROWS = 8  # above which pictures without a truth stand two in a row
@@ -383,6 +385,47 @@ def plot_captioned(
     _save(figure, path)
 
 
+def plot_neighbours(
+    images: Sequence[np.ndarray],
+    neighbours: Sequence[Sequence[np.ndarray]],
+    similarities: np.ndarray,
+    path: str | Path,
+    *,
+    right: np.ndarray | None = None,
+    row_titles: Sequence[str] = (),
+    title: str = "",
+) -> None:
+    """Draws each image followed by its neighbours, each with its similarity in a corner.
+
+    Args:
+        images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
+        neighbours: N rows of k images.
+        similarities: float [N, k].
+        path: PNG file to write.
+        right: Which neighbours are of the image's class, bool [N, k]: these are framed green, the
+            others red and dashed. None: no frames.
+        row_titles: A title left of each row, such as the image's class, or none.
+        title: Heading.
+    """
+    rows = [[image, *own] for image, own in zip(images, neighbours, strict=True)]
+    names = ["query", *(str(number) for number in range(1, len(rows[0])))]
+    figure = _draw_grid(rows, row_titles=row_titles, column_titles=names, title=title, cell=1.15)
+    (axes,) = figure.axes
+    shown = iter(axes.images)
+    for row, own in enumerate(similarities):
+        next(shown)  # the query itself
+        for column, similarity in enumerate(own):
+            left, edge, bottom, top = next(shown).get_extent()
+            if right is not None:
+                good = right[row, column]
+                axes.add_patch(_frame(left, top, edge - left, bottom - top, good))
+            axes.text(
+                left + 0.04, bottom - 0.04, f"{similarity:.2f}", fontsize=6.5, color=INK,
+                bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8},
+            )  # fmt: skip
+    _save(figure, path)
+
+
 def histograms_of(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
     """Counts the pixel values of images over all channels (arXiv 2002.05709, figure 6).
 
@@ -439,6 +482,119 @@ def plot_histograms(
             panel.set_xlabel("pixel value" if last else "", color=MUTED)
     for panel, name in zip(panels[0, 1:], column_titles, strict=True):
         panel.set_title(name, fontsize=10, color=INK)
+    _save(figure, path)
+
+
+def plot_fractions(
+    finetune: Mapping[str, float | Sequence[float]],
+    supervised: Mapping[str, float | Sequence[float]],
+    path: str | Path,
+    *,
+    title: str = "Accuracy by share of the labels",
+) -> None:
+    """Draws accuracy against the share of labels, of a pre-trained and of an untrained encoder.
+
+    Several accuracies of a share, such as one a seed, become their mean with their standard
+    deviation as error bars.
+
+    Args:
+        finetune: Accuracies, 0 to 1, by share of the labels as text or number, above 0 to 1.
+        supervised: The same of the twin that starts from random weights; either may be empty.
+        path: PNG file to write.
+        title: Heading.
+    """
+    figure, axes = _figure(6.4, 4.2)
+    shown: set[float] = set()
+    for index, (name, by_share) in enumerate(
+        (("fine-tuned", finetune), ("supervised", supervised))
+    ):
+        known = []
+        for share in sorted(by_share, key=float):
+            values = np.atleast_1d(np.asarray(by_share[share], np.float64))
+            values = values[~np.isnan(values)]
+            if values.size:
+                known.append((float(share), values.mean(), values.std()))
+        if known:
+            x, y, spread = np.array(known).T
+            axes.errorbar(
+                x, y, yerr=spread if spread.any() else None, color=COLOURS[index], linewidth=2,
+                marker="os"[index], markersize=6, capsize=4, label=name,
+            )  # fmt: skip
+            shown.update(x)
+    _dress(figure, axes, title, x_label="share of the labels", y_label="accuracy")
+    axes.set_xscale("log")
+    axes.set_xticks(sorted(shown), [f"{100 * share:.4g} %" for share in sorted(shown)])
+    axes.set_xticks([], minor=True)
+    if shown:
+        axes.set_xlim(min(shown) / 1.5, max(shown) * 1.5)
+        _legend(axes)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    _save(figure, path)
+
+
+def plot_pair(
+    first: np.ndarray,
+    second: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    path: str | Path,
+    *,
+    is_test: np.ndarray | None = None,
+    panel_titles: tuple[str, str] = ("h", "z"),
+    title: str = "",
+) -> None:
+    """Draws two maps of the same images side by side, with one legend, such as t-SNE of h and of z.
+
+    Training images are pale dots, test images dark-edged ones that lie over them.
+
+    Args:
+        first: float [M, 2], left.
+        second: float [M, 2], right; row by row the same images.
+        labels: int [M], 0 to K - 1.
+        class_names: K names.
+        path: PNG file to write.
+        is_test: bool [M]; None: no image is marked as one of training or test.
+        panel_titles: A title above each map.
+        title: Heading.
+    """
+    from matplotlib.lines import Line2D
+
+    labels = np.asarray(labels)
+    figure, axes = _figure(10.6, 5.0)
+    axes.remove()
+    panels = figure.subplots(1, 2)
+    size = float(np.clip(9_000 / max(len(labels), 1), 4.0, 30.0))
+    plain: dict[str, Any] = {"alpha": 0.75, "linewidths": 0.0, "s": size}
+    pale: dict[str, Any] = {"alpha": 0.3, "linewidths": 0.0, "s": size}
+    edged: dict[str, Any] = {"alpha": 0.9, "linewidths": 0.7, "s": 1.3 * size, "edgecolors": INK}
+    if is_test is None:
+        looks = [(np.ones(len(labels), bool), plain)]
+    else:
+        looks = [(~np.asarray(is_test, bool), pale), (np.asarray(is_test, bool), edged)]
+    for panel, points, name in zip(panels, (first, second), panel_titles, strict=True):
+        for chosen, look in looks:
+            for index in range(len(class_names)):
+                own = np.asarray(points)[chosen & (labels == index)]
+                panel.scatter(own[:, 0], own[:, 1], **_class_mark(index), **look)
+        _dress(figure, panel, title, grid=False)
+        panel.set_title(name, fontsize=10, color=INK)
+        panel.set(xticks=[], yticks=[])
+        panel.spines[:].set_visible(False)
+    handles = [
+        Line2D([], [], linestyle="none", markersize=6, label=name, **_class_mark(index))
+        for index, name in enumerate(class_names[:MAX_CLASSES_NAMED])
+    ]
+    if len(class_names) > MAX_CLASSES_NAMED:
+        rest = len(class_names) - MAX_CLASSES_NAMED
+        handles.append(Line2D([], [], linestyle="none", label=f"({rest} more)"))
+    if is_test is not None:
+        mark: dict[str, Any] = {"linestyle": "none", "marker": "o", "markersize": 6, "color": MUTED}
+        handles.append(Line2D([], [], label="train", alpha=0.4, markeredgewidth=0, **mark))
+        handles.append(Line2D([], [], label="test", markeredgecolor=INK, **mark))
+    figure.legend(
+        handles=handles, loc="outside right center", ncols=-(-len(handles) // 22),
+        frameon=False, fontsize=9, labelcolor=INK,
+    )  # fmt: skip
     _save(figure, path)
 
 
@@ -570,10 +726,28 @@ def _draw_grid(
     return figure
 
 
+def _frame(left: float, top: float, width: float, height: float, good: bool) -> Rectangle:
+    """Returns a frame about an image: green, or red and dashed, for who cannot tell the two."""
+    from matplotlib.patches import Rectangle
+
+    look = (RIGHT_FRAME, "solid") if good else (WRONG_PIXEL, (0, (3, 1.2)))
+    return Rectangle(
+        (left, top), width, height, fill=False, linewidth=2.2, edgecolor=look[0], linestyle=look[1]
+    )
+
+
 def _share_of_cell(image: np.ndarray) -> tuple[float, float]:
     """Returns the height and width that an image takes of its cell: its longer side 0.94."""
     height, width = np.shape(image)[:2]
     return 0.94 * height / max(height, width), 0.94 * width / max(height, width)
+
+
+def _class_mark(index: int) -> dict[str, Any]:
+    """Returns colour and marker of a class of points."""
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "marker": MARKERS[index // len(COLOURS) % len(MARKERS)],
+    }
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:

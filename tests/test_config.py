@@ -34,6 +34,7 @@ CONTRACT = """
     precision augment_on xla steps_per_execution data_service strategy
     pretrain_save_path finetune_save_path resume overwrite save_every_epochs keep_checkpoints
     eval_every_epochs log_every_steps max_steps preview
+    protocols label_fractions num_seeds compare with_z index
     predict_save_path tile_size tile_overlap
 """.split()
 

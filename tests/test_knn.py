@@ -21,6 +21,8 @@ from simclr_tf.evaluation import (
     logistic_regression,
     pixel_encoder,
 )
+from simclr_tf.evaluation.knn import choose_knn, knn_scores
+from simclr_tf.evaluation.preparation import hold_back_tenth
 
 
 def clusters(rng, count, *, num_classes=4, width=8, noise=0.7):
@@ -84,6 +86,75 @@ def test_knn_accuracy_is_the_share_found(rng):
     share = np.mean(knn_predict(train, labels, queries, **choice) == truth)
     assert knn_accuracy(train, labels, queries, truth, **choice) == share
     assert share > 0.6  # chance: 0.25
+
+
+@pytest.mark.parametrize("k", [1, 7, 500])
+def test_scores_are_the_votes_of_a_loop_over_neighbours(rng, monkeypatch, k):
+    train, labels = clusters(rng, 60, num_classes=7)
+    queries, _ = clusters(rng, 37, num_classes=7)
+    choice = {"k": k, "temperature": 0.1, "num_classes": 7}
+    monkeypatch.setattr(knn, "BLOCK_ELEMENTS", 60 * 5)  # 5 queries at once, the last 2
+    scores = knn_scores(train, labels, queries, **choice)
+    assert (scores.dtype, scores.shape) == (np.float32, (37, 7))
+    for found, query in zip(scores, queries, strict=True):
+        expected = np.array(slow_votes(train, labels, query, **choice))
+        nearest = slow_votes(train, labels, query, **choice | {"k": 1})
+        np.testing.assert_allclose(found, expected / max(nearest), rtol=1e-4)
+    np.testing.assert_array_equal(
+        scores.argmax(axis=1), knn_predict(train, labels, queries, **choice)
+    )
+
+
+def slow_choice(train, labels, *, num_classes, seed, ks, temperatures):
+    """The accuracy of every pair on the held-back tenth."""
+    rest, held = hold_back_tenth(labels, seed)
+    return {
+        (k, temperature): knn_accuracy(
+            train[rest], labels[rest], train[held], labels[held],
+            k=k, temperature=temperature, num_classes=num_classes,
+        )
+        for k in sorted(ks)
+        for temperature in temperatures
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_k_chosen_is_the_best_of_all(rng, monkeypatch, seed, num_classes):
+    train, labels = clusters(rng, 400, num_classes=num_classes, noise=1.5)
+    choice = {"ks": (20, 1, 5, 100), "temperatures": (0.5, 0.01, 0.1)}
+    arguments = {"num_classes": num_classes, "seed": seed, **choice}
+    slow = slow_choice(train, labels, **arguments)
+    monkeypatch.setattr(knn, "BLOCK_ELEMENTS", 400 * 7)
+    found = choose_knn(train, labels, **arguments)
+    best = max(slow, key=slow.get)  # the first of equals: the smaller k
+    assert found == (*best, slow[best])
+    assert min(slow.values()) < slow[best]
+
+
+def test_of_equal_ks_the_smallest_is_chosen(rng):
+    train, labels = clusters(rng, 100, noise=0.01)
+    found = choose_knn(train, labels, num_classes=4, seed=0, ks=(10, 5))
+    assert found == (5, 0.05, 1.0)
+
+
+def test_ks_larger_than_the_bank_are_dropped(rng):
+    # All neighbours together always vote for the class with more images, which 20 of 30 have.
+    train = np.ones((30, 3), np.float32)
+    labels = np.repeat([0, 1], [20, 10])
+    assert choose_knn(train, labels, num_classes=2, seed=0, ks=(27, 28)).k == 27
+    assert choose_knn(train, labels, num_classes=2, seed=0, ks=(28, 50)).k == 28  # all that vote
+    neighbours = []
+    original = knn._blocks_of_neighbours
+
+    def seen(train_features, train_labels, features, k):
+        neighbours.append(k)
+        return original(train_features, train_labels, features, k)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(knn, "_blocks_of_neighbours", seen)
+        choose_knn(train, labels, num_classes=2, seed=0, ks=(5, 27, 28))
+    assert neighbours == [27]  # once for all settings
 
 
 def test_no_query_gives_no_prediction_and_no_training_feature_is_refused(rng):

@@ -317,3 +317,48 @@ def test_figures_leave_the_global_state_of_matplotlib_alone(path):
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_fractions_have_a_point_for_each_share_and_bars_over_seeds(figures, path):
+    finetune = {"1.0": 0.9, "0.01": [0.4, 0.6], "0.1": [0.7, np.nan]}
+    plots.plot_fractions(finetune, {"0.1": np.nan, "1.0": 0.8}, path)
+    (axes,) = figures[0].axes
+    first, second = axes.containers
+    np.testing.assert_allclose(first[0].get_xydata(), [[0.01, 0.5], [0.1, 0.7], [1.0, 0.9]])
+    np.testing.assert_allclose(second[0].get_xydata(), [[1.0, 0.8]])
+    (bars,) = first[2]
+    np.testing.assert_allclose(bars.get_segments()[0], [[0.01, 0.4], [0.01, 0.6]])
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1 %", "10 %", "100 %"]
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["fine-tuned", "supervised"]
+
+
+@pytest.mark.parametrize("finetune", [{}, {"0.5": 0.3}, {0.1: np.nan}])
+def test_fractions_of_little_are_drawn(path, finetune):
+    plots.plot_fractions(finetune, {}, path)
+    assert pixels(path).size
+
+
+def test_a_pair_of_maps_has_one_legend_and_tells_test_from_train(figures, path, rng):
+    first, second = rng.normal(size=(2, 30, 2))
+    labels, is_test = np.arange(30) % 3, np.arange(30) >= 20
+    plots.plot_pair(first, second, labels, NAMES, path, is_test=is_test)
+    for panel, points in zip(figures[0].axes, (first, second), strict=True):
+        drawn = panel.collections
+        assert len(drawn) == 6  # classes of train, then of test
+        for index in range(3):
+            own = labels == index
+            np.testing.assert_array_equal(drawn[index].get_offsets(), points[own & ~is_test])
+            np.testing.assert_array_equal(drawn[3 + index].get_offsets(), points[own & is_test])
+            assert drawn[index].get_linewidths()[0] == 0 < drawn[3 + index].get_linewidths()[0]
+        assert panel.get_legend() is None
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [*NAMES, "train", "test"]
+
+
+@pytest.mark.parametrize("count", [1, 57])
+def test_a_pair_of_maps_without_splits_of_any_number_of_classes(path, rng, count):
+    points, names = rng.normal(size=(60, 2)), [f"class {index}" for index in range(count)]
+    plots.plot_pair(points, points, np.arange(60) % count, names, path, title="t-SNE")
+    assert shows(path, plots.COLOURS[0]) or count > 1
+    assert pixels(path).size

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 import tensorflow as tf
 
+from simclr_tf.evaluation.preparation import hold_back_tenth
+
 BLOCK_ELEMENTS = 2**24  # similarities held at once: 64 MiB
+KS = (1, 5, 10, 20, 50, 100, 200)
+TEMPERATURES = (0.05, 0.07, 0.1, 0.2)
+
+
+class KnnChoice(NamedTuple):
+    """Settings, and their accuracy on what was held back; None where nothing could be."""
+
+    k: int
+    temperature: float
+    accuracy: float | None
 
 
 def knn_predict(
@@ -32,18 +47,74 @@ def knn_predict(
     Returns:
         int32 [N]; of classes with equal votes, the first.
     """
-    if len(train_features) == 0:
-        raise ValueError("Expected at least one training feature to vote, got none.")
-    bank = _unit_rows(train_features)  # [M, F]
-    queries = _unit_rows(features)  # [N, F]
-    labels = tf.convert_to_tensor(train_labels, tf.int32)
-    k = min(k, len(train_features))
-    rows = max(BLOCK_ELEMENTS // len(train_features), 1)
+    blocks = _blocks_of_neighbours(train_features, train_labels, features, k)
     predicted = [
-        _vote(bank, labels, queries[start : start + rows], k, temperature, num_classes).numpy()
-        for start in range(0, len(features), rows)
+        _votes(cosines, found, temperature, num_classes).numpy().argmax(axis=1).astype(np.int32)
+        for _, cosines, found in blocks
     ]
     return np.concatenate([np.zeros(0, np.int32), *predicted])
+
+
+def knn_scores(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    features: np.ndarray,
+    *,
+    k: int,
+    temperature: float,
+    num_classes: int,
+) -> np.ndarray:
+    """Returns the votes that `knn_predict` counts, float32 [N, K].
+
+    The nearest neighbour of each has the weight 1. A class that none of the k is of has 0 votes.
+    """
+    votes = np.zeros((len(features), num_classes), np.float32)
+    blocks = _blocks_of_neighbours(train_features, train_labels, features, k)
+    for start, cosines, found in blocks:
+        votes[start : start + len(found)] = _votes(cosines, found, temperature, num_classes)
+    return votes
+
+
+def choose_knn(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    *,
+    num_classes: int,
+    seed: int,
+    ks: tuple[int, ...] = KS,
+    temperatures: tuple[float, ...] = TEMPERATURES,
+) -> KnnChoice:
+    """Chooses k and temperature by the accuracy on a held-back tenth of the training features.
+
+    Args:
+        train_features: float [M, F].
+        train_labels: int [M], 0 to K - 1.
+        num_classes: K.
+        seed: Draws what is held back.
+        ks: To choose among; those larger than the part that votes are dropped (the smallest never).
+        temperatures: To choose among.
+
+    Returns:
+        The best pair; of equals that with the smaller k, then that with the temperature named
+        first. Where nothing can be held back, as every class has a single image, the first of both.
+    """
+    labels = np.asarray(train_labels)
+    rest, held = hold_back_tenth(labels, seed)
+    usable = [k for k in sorted(set(ks)) if k <= len(rest)] or [min(ks)]
+    if not len(held):
+        return KnnChoice(usable[0], temperatures[0], None)
+    pairs = [(k, temperature) for k in usable for temperature in temperatures]
+    hits = np.zeros(len(pairs), np.int64)
+    blocks = _blocks_of_neighbours(
+        train_features[rest], labels[rest], train_features[held], usable[-1]
+    )
+    for start, cosines, found in blocks:
+        truth = labels[held[start : start + len(found)]]
+        for index, (k, temperature) in enumerate(pairs):
+            votes = _votes(cosines[:, :k], found[:, :k], temperature, num_classes)
+            hits[index] += np.sum(votes.numpy().argmax(axis=1) == truth)
+    best = int(hits.argmax())  # the first of equals
+    return KnnChoice(*pairs[best], float(hits[best] / len(held)))
 
 
 def knn_accuracy(
@@ -68,36 +139,57 @@ def knn_accuracy(
     return float(np.mean(predicted == np.asarray(labels)))
 
 
+def _blocks_of_neighbours(
+    train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray, k: int
+) -> Iterator[tuple[int, tf.Tensor, tf.Tensor]]:
+    """Yields (row of the first, cosines float32 [B, k] falling, labels int32 [B, k]) by blocks."""
+    if len(train_features) == 0:
+        raise ValueError("Expected at least one training feature to vote, got none.")
+    bank = _unit_rows(train_features)  # [M, F]
+    queries = _unit_rows(features)  # [N, F]
+    labels = tf.convert_to_tensor(train_labels, tf.int32)
+    k = min(k, len(train_features))
+    rows = max(BLOCK_ELEMENTS // len(train_features), 1)
+    for start in range(0, len(features), rows):
+        yield start, *_neighbours(bank, labels, queries[start : start + rows], k)
+
+
 @tf.function(
     input_signature=[
         tf.TensorSpec([None, None], tf.float32),
         tf.TensorSpec([None], tf.int32),
         tf.TensorSpec([None, None], tf.float32),
         tf.TensorSpec([], tf.int32),
+    ]
+)
+def _neighbours(
+    bank: tf.Tensor, labels: tf.Tensor, queries: tf.Tensor, k: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    cosines = tf.matmul(queries, bank, transpose_b=True)  # [B, M]
+    cosines, nearest = tf.math.top_k(cosines, k)  # [B, k], falling
+    return cosines, tf.gather(labels, nearest)
+
+
+@tf.function(
+    input_signature=[
+        tf.TensorSpec([None, None], tf.float32),
+        tf.TensorSpec([None, None], tf.int32),
         tf.TensorSpec([], tf.float32),
         tf.TensorSpec([], tf.int32),
     ]
 )
-def _vote(
-    bank: tf.Tensor,
-    labels: tf.Tensor,
-    queries: tf.Tensor,
-    k: tf.Tensor,
-    temperature: tf.Tensor,
-    num_classes: tf.Tensor,
+def _votes(
+    cosines: tf.Tensor, labels: tf.Tensor, temperature: tf.Tensor, num_classes: tf.Tensor
 ) -> tf.Tensor:
-    cosines = tf.matmul(queries, bank, transpose_b=True)  # [B, M]
-    cosines, nearest = tf.math.top_k(cosines, k)  # [B, k], falling
     # Relative to the nearest, which changes no vote's order: exp(1 / 0.01) overflows float32.
     weights = tf.exp((cosines - cosines[:, :1]) / temperature)
-    count = tf.shape(queries)[0]
+    count = tf.shape(cosines)[0]
     # A flat sum over (row, class): a one-hot [B, k, K] would not fit for many classes.
-    cell = tf.range(count)[:, tf.newaxis] * num_classes + tf.gather(labels, nearest)  # [B, k]
+    cell = tf.range(count)[:, tf.newaxis] * num_classes + labels  # [B, k]
     votes = tf.math.unsorted_segment_sum(
         tf.reshape(weights, [-1]), tf.reshape(cell, [-1]), count * num_classes
     )
-    votes = tf.reshape(votes, [count, num_classes])
-    return tf.argmax(votes, axis=1, output_type=tf.int32)
+    return tf.reshape(votes, [count, num_classes])
 
 
 def _unit_rows(features: np.ndarray) -> tf.Tensor:

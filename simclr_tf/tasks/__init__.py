@@ -4,6 +4,7 @@ TASKS: dict[str, str] = {
     "pretrain": "simclr_tf.tasks.pretrain",
     "classification": "simclr_tf.tasks.classification",
     "segmentation": "simclr_tf.tasks.segmentation",
+    "embed": "simclr_tf.tasks.embed",
     "predict": "simclr_tf.tasks.predict",
     "check": "simclr_tf.tasks.check",
 }

@@ -27,6 +27,7 @@ from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks.pace import Pace
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 from simclr_tf.training.execution import choose_execution
 from simclr_tf.training.run_folder import RunFolder
@@ -42,7 +43,6 @@ TABLE_BEGINS = ("path,mask,", "path,class,probability,")
 
 SHOWN_IMAGES = 16  # on the contact sheet
 SHOWN_SIDE = 320  # pixels of an image's longer side there
-LINE_SECONDS = 2.0  # between two lines of progress
 AHEAD = 3  # images read, and predictions written, while the network is busy with another
 BATCH_PIXELS = 2**22  # of images that are classified together
 MOST_TOGETHER = 256
@@ -296,41 +296,6 @@ class OutputFolder:
                 csv.writer(file).writerows([columns, *rows])
 
         self.write(TABLE, save)
-
-
-class Pace:
-    """Prints, every two seconds, how far a prediction is and how long it will take.
-
-    Args:
-        total: Images in all.
-    """
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self._done = 0
-        self._mark = (0, time.monotonic())  # images done and when: from here the pace is taken
-        self._ended = self._printed = self._mark[1]
-
-    @property
-    def images_per_second(self) -> float:
-        images, began = self._mark
-        return round((self._done - images) / max(self._ended - began, 1e-9), 2)
-
-    def add(self, images: int) -> None:
-        """Counts images that are done."""
-        self._done += images
-        self._ended = time.monotonic()
-        if self._done == images < self.total:  # the first hold the compilation
-            self._mark = (images, self._ended)
-        elif self._ended - self._printed > LINE_SECONDS:
-            self._printed = self._ended
-            rate = max(self.images_per_second, 0.01)
-            minutes, seconds = divmod(round((self.total - self._done) / rate), 60)
-            print(
-                f"{self._done} of {self.total} images  {rate:,.1f} images/s  "
-                f"{minutes}:{seconds:02d} left",
-                flush=True,
-            )
 
 
 class Segmenter:

@@ -1,0 +1,57 @@
+"""What the probes on features begin with: a tenth held back to choose by, and a common scale."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from simclr_tf.data.sources import stratified_split
+
+HELD_BACK = 0.1  # share of the training features that settings are chosen on
+BLOCK_ROWS = 4096  # summed in float64 at a time
+
+
+def hold_back_tenth(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Splits a tenth of every class off, an image at least, but never a class's only one.
+
+    Args:
+        labels: int [M].
+        seed: The draw is a function of it and the labels.
+
+    Returns:
+        Indices that are left to train on, and those held back, which are none where every class
+        has a single image; both int64 in rising order.
+    """
+    labels = np.asarray(labels)
+    held, rest = stratified_split(labels, HELD_BACK, seed)
+    single = ~np.isin(labels[held], labels[rest])
+    return np.union1d(rest, held[single]), held[~single]
+
+
+def mean_and_deviation(
+    features: np.ndarray, rows: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns mean and standard deviation of each feature, both float32 [F].
+
+    Args:
+        features: float [M, F] or, of several views of each image, [V, M, F].
+        rows: The images that count, int [m]; None: all.
+
+    Returns:
+        The deviation is 1 where a feature is constant: dividing by it does no harm.
+    """
+    counted = np.arange(features.shape[-2]) if rows is None else rows
+    views = np.asarray(features).reshape(-1, *features.shape[-2:])  # [V, M, F]
+
+    def average(centre: np.ndarray | float, power: int) -> np.ndarray:
+        # float32 sums over many rows would leave a deviation to a feature that has none.
+        total = np.zeros(features.shape[-1])
+        for view in views:
+            for start in range(0, len(counted), BLOCK_ROWS):
+                block = view[counted[start : start + BLOCK_ROWS]].astype(np.float64)
+                total += ((block - centre) ** power).sum(axis=0)
+        return total / (len(views) * len(counted))
+
+    mean = average(0.0, 1)
+    deviation = np.sqrt(average(mean, 2))
+    deviation[deviation <= 1e-6 * np.abs(mean)] = 1.0  # what is left is rounding
+    return mean.astype(np.float32), deviation.astype(np.float32)

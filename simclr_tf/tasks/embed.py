@@ -1,0 +1,339 @@
+"""Embedding: the features of every image of a data set, and which images they make neighbours."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf import data, plots
+from simclr_tf.config import Config
+from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.errors import UserError
+from simclr_tf.evaluation.features import embed
+from simclr_tf.evaluation.neighbours import nearest
+from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.settings import show
+from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks.pace import Pace
+from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
+from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
+
+FEATURES, TABLE, PICTURE = "features.npz", "neighbours.csv", "plots/neighbours.png"
+SPLITS = ("train", "test", "unlabelled")
+
+DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
+SIZE_SETTINGS = ("input_size", "crop_size")
+HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
+
+NEIGHBOURS = 7
+MOST_QUERIES = 10_000
+SHOWN_QUERIES = 8
+Z_ROWS = 4096  # features that are projected together
+
+Size = tuple[int, int]
+Sources = dict[str, data.Source]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Embeds a data set and returns what results.json holds.
+
+    Writes the run folder `config.finetune_save_path`: features.npz with the arrays `path`, `label`,
+    `split`, `h` and, `with_z`, `z`; with `index` a table and a picture of nearest neighbours too.
+    Encoder, and what the flags leave open of data and sizes, are those of the run whose weights
+    are taken.
+
+    Raises:
+        UserError: There are no such weights or data, or the folder is not free.
+    """
+    if config.resume:
+        raise UserError(
+            "Expected features from their beginning, got --resume. Pass --overwrite to replace "
+            "those in the folder."
+        )
+    run = assembly.start_run(config)
+    checkpoint = encoders.pretrained_source(run.config)
+    _check_folder(run, checkpoint)
+    config = run.config
+    if checkpoint is not None:
+        config = _adopt_run(encoders.adopt_encoder(config, checkpoint), checkpoint)
+    sources = _load_sources(config)
+    size = assembly.view_size(config, sources["train"])
+    config = encoders.with_stem(config, size)
+    run = dataclasses.replace(run, config=config)
+    assembly.describe_data(*sources.values())
+    encoder = encoders.prepare_encoder(config, checkpoint)
+    head = _load_head(config, encoder.output_shape[-1], checkpoint) if config.with_z else None
+    assembly.name_unused(config)
+    # From here on a run that lay in the folder is gone: what can be refused has been.
+    assembly.begin_or_resume(run, {})
+    for name in (FEATURES, TABLE):
+        (run.folder.path / name).unlink(missing_ok=True)
+    print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
+    pace = Pace(sum(map(len, sources.values())))
+    h = _embed_all(encoder, sources, size, pace)
+    z = None if head is None else _project(head, h)
+    _write_features(run, sources, h, z)
+    metrics: dict[str, Any] = {"files": [FEATURES]}
+    if config.index:
+        metrics = _index(run, sources, h, size)
+    names = sources["train"].class_names or map(str, range(sources["train"].num_classes))
+    return run.finish(
+        num_images=len(h),
+        images_per_split={split: len(source) for split, source in sources.items()},
+        num_skipped=sum(source.skipped for source in sources.values()),
+        feature_width=h.shape[1],
+        projection_width=None if z is None else z.shape[1],
+        view_size=list(size),
+        class_names=list(names),
+        checkpoint=str(checkpoint) if checkpoint else "random",
+        images_per_second=pace.images_per_second,
+        peak_memory_bytes=assembly.peak_memory_bytes(),
+        **metrics,
+    )
+
+
+def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
+    """Raises UserError where writing would cost the weights that are read, or files of the user."""
+    folder = run.folder.path
+    if checkpoint is not None and folder.resolve() in checkpoint.resolve().parents:
+        raise UserError(
+            f"Expected another folder to write to than the one of the weights, got {folder} for "
+            "both. Pass another --finetune_save_path."
+        )
+    ours = assembly.task_of(folder) == "embed"
+    there = [name for name in (FEATURES, TABLE) if (folder / name).exists()]
+    if there and not ours:
+        raise UserError(
+            f"Expected no {' or '.join(there)} in {folder} but those of --task=embed, got files of "
+            "other origin. Move them, or pass another --finetune_save_path."
+        )
+
+
+def _adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
+    """Returns the settings with data, sizes and projection head of the run where none were given.
+
+    Raises:
+        UserError: The user asked for another projection head than the run's.
+    """
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.exists():
+        return config
+    trained = Config.resolve(config=str(path))
+    adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
+    for name, value in adopted.items():
+        if config.with_z and name in config.given and getattr(config, name) != value:
+            raise UserError(
+                f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
+                f"got {getattr(config, name)}. Leave out --{name}."
+            )
+    if config.given.isdisjoint(DATA_SETTINGS):
+        adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
+        if "seed" not in config.given:
+            adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
+        print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
+    if config.given.isdisjoint(SIZE_SETTINGS):
+        sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}
+        adopted |= sizes
+        flags = [f"--{name}='{show(size)}'" for name, size in sizes.items() if size != (0, 0)]
+        if flags:
+            print(f"size: that of the run, {' '.join(flags)}", flush=True)
+    return config.replace(**adopted)
+
+
+def _load_sources(config: Config) -> Sources:
+    """Loads the splits that there are, in the order they are written in."""
+    splits = assembly.load_splits(config)
+    found = {name: getattr(splits, name) for name in SPLITS}
+    sources = {name: source for name, source in found.items() if source is not None}
+    if config.index and "test" not in sources and len(sources["train"]) < 2:
+        raise UserError(
+            f"Expected at least 2 images in {sources['train'].name} for --index, got 1. Add "
+            "images, or leave the flag out."
+        )
+    return sources
+
+
+def _load_head(config: Config, features: int, checkpoint: pathlib.Path | None) -> ProjectionHead:
+    """Builds the projection head of pre-training with its weights.
+
+    Raises:
+        UserError: The checkpoint has none.
+    """
+    arrays = {} if checkpoint is None else read_arrays(checkpoint)
+    if not any(name.startswith("head/") for name in arrays):
+        raise UserError(
+            f"Expected a projection head for --with_z in {checkpoint or 'a checkpoint'}, got none. "
+            "Pass the folder of a pre-training run as --init_weights, or leave the flag out."
+        )
+    head = ProjectionHead(
+        config.zdim, layers=config.projection_layers, hidden=config.projection_hidden
+    )
+    head.build((None, features))
+    restore(named_variables("head", head.variables), arrays, str(checkpoint))
+    return head
+
+
+def _embed_all(encoder: keras.Model, sources: Sources, size: Size, pace: Pace) -> np.ndarray:
+    """Returns the features of all images, float32 [M, F], split after split."""
+    # Filled in place: a list and what is joined of it would take the memory twice.
+    h = np.empty((pace.total, encoder.output_shape[-1]), np.float32)
+    done = 0
+    for source in sources.values():
+        for images in _batches(source, size):
+            h[done : done + len(images)] = embed(encoder, [images])
+            done += len(images)
+            pace.add(len(images))
+    wrong = int((~np.isfinite(h).all(axis=1)).sum())
+    if wrong:
+        raise UserError(
+            f"Expected features that are numbers, got nan or infinity for {wrong} of {len(h)} "
+            "images: the training of the encoder diverged. Pass an earlier checkpoint as "
+            "--init_weights, or try --precision=float32."
+        )
+    return h
+
+
+def _batches(source: data.Source, size: Size) -> Iterator[tf.Tensor]:
+    together = min(max(BATCH_PIXELS // (size[0] * size[1]), 1), MOST_TOGETHER)
+    try:
+        yield from data.plain_batches(source, batch_size=together, size=size)
+    except tf.errors.OpError:
+        # TensorFlow has made a long text of the error that names the file: raise that one.
+        for index in range(len(source)):
+            source.read(index)
+        raise
+
+
+def _project(head: ProjectionHead, h: np.ndarray) -> np.ndarray:
+    """Returns the projections of features, float32 [M, D]."""
+    z = np.empty((len(h), head.width), np.float32)
+    for start in range(0, len(h), Z_ROWS):
+        rows = slice(start, start + Z_ROWS)
+        z[rows] = tf.cast(head(tf.constant(h[rows]), training=False), tf.float32)
+    return z
+
+
+def _names_of(source: data.Source) -> tuple[str, ...]:
+    """Returns the path of each image; of images in memory that are no files, a number."""
+    return source.paths or tuple(output_names(source))
+
+
+def _labels_of(source: data.Source) -> np.ndarray:
+    return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
+
+
+def _write(run: assembly.Run, name: str, save: Callable[[pathlib.Path], None]) -> None:
+    """Calls `save` with a path and gives what it wrote its name once it is whole."""
+    path = run.folder.path / name
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write_features(
+    run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
+) -> None:
+    arrays = {
+        "path": np.array([name for source in sources.values() for name in _names_of(source)]),
+        "label": np.concatenate([_labels_of(source) for source in sources.values()]),
+        "split": np.repeat(list(sources), [len(source) for source in sources.values()]),
+        "h": h,
+    }
+    if z is not None:
+        arrays["z"] = z
+
+    def save(path: pathlib.Path) -> None:
+        with open(path, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+
+    _write(run, FEATURES, save)
+    widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
+    print(f"features of {len(h)} images, {widths}, in {run.folder.path / FEATURES}", flush=True)
+
+
+def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> dict[str, Any]:
+    """Writes and draws the nearest training images of the test images, or of the training images
+    where there is no test split; returns what is reported.
+    """
+    bank = sources["train"]
+    asked = sources.get("test", bank)
+    first = 0 if asked is bank else len(bank)
+    rows = np.unique(np.linspace(0, len(asked) - 1, min(len(asked), MOST_QUERIES)).astype(int))
+    if len(rows) < len(asked):
+        print(f"neighbours of {len(rows)} of the {len(asked)} images, spread over them", flush=True)
+    found, similarities = nearest(
+        h[: len(bank)], h[first + rows], k=NEIGHBOURS, own=rows if asked is bank else None
+    )
+    names = _names_of(asked)
+    _write_table(run, [names[row] for row in rows], _names_of(bank), found, similarities)
+    metrics: dict[str, Any] = {"files": [FEATURES, TABLE, PICTURE], "num_queries": len(rows)}
+    right = None
+    if bank.labels is not None and asked.labels is not None:
+        right = bank.labels[found] == asked.labels[rows][:, np.newaxis]  # [Q, k]
+        agreement = float(right[:, 0].mean())
+        metrics["neighbour_label_agreement"] = assembly.rounded(agreement)
+        print(f"nearest neighbour of the same class: {100 * agreement:.1f} %", flush=True)
+    _draw(run, bank, asked, rows, found, similarities, right, size)
+    return metrics
+
+
+def _write_table(
+    run: assembly.Run,
+    asked: Sequence[str],
+    names: Sequence[str],
+    found: np.ndarray,
+    similarities: np.ndarray,
+) -> None:
+    """Writes a line for each name of `asked`, with those of its neighbours out of `names`."""
+    numbers = range(1, found.shape[1] + 1)
+    columns = ["path", *(f"neighbour_{n}" for n in numbers), *(f"similarity_{n}" for n in numbers)]
+
+    def save(path: pathlib.Path) -> None:
+        # Names of files need not be UTF-8.
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            table = csv.writer(file)
+            table.writerow(columns)
+            for own, near, alike in zip(asked, found, similarities, strict=True):
+                table.writerow([own, *(names[i] for i in near), *(f"{s:.6f}" for s in alike)])
+
+    _write(run, TABLE, save)
+
+
+def _draw(
+    run: assembly.Run,
+    bank: data.Source,
+    asked: data.Source,
+    rows: np.ndarray,
+    found: np.ndarray,
+    similarities: np.ndarray,
+    right: np.ndarray | None,
+    size: Size,
+) -> None:
+    """Draws a few of the images with their neighbours, as the encoder sees them."""
+    shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN_QUERIES).astype(int))
+    titles = []
+    if asked.labels is not None:
+        labels = asked.labels[rows[shown]]
+        titles = [asked.class_names[i] if asked.class_names else str(i) for i in labels]
+    plots.plot_neighbours(
+        [resize_to_fill(asked.read(rows[i]), size) for i in shown],
+        [[resize_to_fill(bank.read(j), size) for j in found[i]] for i in shown],
+        similarities[shown],
+        run.folder.path / PICTURE,
+        right=None if right is None else right[shown],
+        row_titles=titles,
+        title="Images and the most similar others"
+        if asked is bank
+        else "Test images and the most similar training images",
+    )
