@@ -60,7 +60,7 @@ def write_segmentation(folder: Path, *, seed=0, names=NAMES, best=True, **settin
     settings = {"stem": "small", "width_multiplier": 0.0625, "num_classes": 3, **settings}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(Config.resolve(task="segmentation", **settings).to_yaml())
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "model.json").write_text(json.dumps({"class_names": names}))
     weights = {
         **named_variables("encoder", encoder.variables),
         **named_variables("decoder", decoder_variables(model, encoder)),
@@ -412,7 +412,7 @@ def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, cap
     (unborn / "config.yaml").write_text((run / "config.yaml").read_text())
     renamed = tmp_path / "renamed"
     write_segmentation(renamed)
-    (renamed / "classes.txt").write_text("one\n")
+    (renamed / "model.json").write_text('{"class_names": ["one"]}')
     torn = tmp_path / "torn"
     torn.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
@@ -428,8 +428,7 @@ def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, cap
         "got one of --task=pretrain": (*ready, f"--init_weights={pretrained}"),
         "Expected weights in": (*ready, f"--init_weights={unborn}"),
         "no config.yaml": (*ready, "--init_weights=none"),
-        "classes.txt": (*ready, f"--init_weights={renamed}"),
-        "--strategy=none": (*ready, f"--init_weights={run}", "--strategy=mirrored"),
+        "names of 3 classes": (*ready, f"--init_weights={renamed}"),
         "--overwrite to replace": (*ready, f"--init_weights={run}", "--resume"),
         f"got {torn / 'a.png'}": (*bad, f"--init_weights={run}"),
         f"{torn / 'a.png'} (": (*bad, f"--init_weights={frozen}", "--overwrite"),
