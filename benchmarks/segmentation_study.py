@@ -33,25 +33,30 @@ def count_images(path: Path) -> int:
 def epochs_for(steps: int, images: int, batch_size: int) -> int:
     """Returns the epochs that come nearest to so many steps, where a tenth is held back."""
     trained = images - max(1, round(VALIDATION * images))
+    if trained < batch_size:
+        raise SystemExit(f"Expected {batch_size} images to train on, a batch, got {trained}.")
     return max(1, round(steps / (trained // batch_size)))
 
 
 def segment(name: str, arguments: argparse.Namespace, flags: list[str]) -> dict[str, Any]:
     """Runs one segmentation, unless it is finished, and returns its results."""
     folder = arguments.out / name
-    if not (folder / "results.json").exists():
-        command = [
-            *(sys.executable, "main.py", "--task=segmentation", "--overwrite"),
-            f"--finetune_save_path={folder}",
-            f"--train_file_path={arguments.train}",
-            f"--val_file_path={arguments.val}",
-            f"--val_fraction={VALIDATION}",
-            "--save_every_epochs=1000",
-            *flags,
-            *arguments.flags,
-        ]
-        print(" ".join(command[1:]), flush=True)
+    command = [
+        *(sys.executable, "main.py", "--task=segmentation", "--overwrite"),
+        f"--finetune_save_path={folder}",
+        f"--train_file_path={arguments.train}",
+        f"--val_file_path={arguments.val}",
+        f"--val_fraction={VALIDATION}",
+        "--save_every_epochs=1000",
+        *flags,
+        *arguments.flags,
+    ]
+    written = folder / "command.txt"
+    said = " ".join(command[1:])
+    if not (folder / "results.json").exists() or written.read_text() != said:
+        print(said, flush=True)
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        written.write_text(said)
     return json.loads((folder / "results.json").read_text())
 
 

@@ -30,6 +30,9 @@ _CHATTER = re.compile(
     re.MULTILINE,
 )
 
+# What TensorFlow makes of an error of ours within its input pipeline, such as a file's.
+_WRAPPED = re.compile(r"UserError: (.+?)\nTraceback \(most recent call last\)", re.DOTALL)
+
 _USAGE = """\
 usage: python main.py --task=TASK [--name=value ...]
 
@@ -145,7 +148,7 @@ def _run(config: Config) -> None:
         with _quiet_start():
             task = importlib.import_module(modules[config.task])
         task.run(config)
-    except BrokenPipeError:
+    except (UserError, BrokenPipeError):
         raise
     except OSError as error:
         flag = SAVE_PATHS.get(config.task, "finetune_save_path")
@@ -154,6 +157,11 @@ def _run(config: Config) -> None:
             f"{error.strerror or error}. Check the path, its permissions and the free space; "
             f"--{flag} chooses another folder."
         ) from error
+    except Exception as error:
+        wrapped = _WRAPPED.search(str(error))
+        if wrapped is None:
+            raise
+        raise UserError(wrapped[1]) from error
 
 
 @contextlib.contextmanager

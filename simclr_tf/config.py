@@ -444,6 +444,12 @@ class Config:
                 f"{self.microbatch_size}. Pass a divisor, or 0 for the whole batch at once."
             )
         self._check_data_service()
+        if self.encoder_learning_rate and (self.freeze or not self.learning_rate):
+            raise UserError(
+                "Expected an encoder that is trained, beside a head with a --learning_rate above "
+                f"0, for --encoder_learning_rate={self.encoder_learning_rate:g}, got --freeze="
+                f"{self.freeze} and --learning_rate={self.learning_rate:g}. Leave one of them out."
+            )
         if self.resume and self.overwrite:
             raise UserError(
                 "Expected --resume or --overwrite, got both. Pass --resume to go on with the run "

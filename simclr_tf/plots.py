@@ -789,5 +789,9 @@ def _legend(axes: Axes, *, columns: int = 1, outside: bool = False) -> None:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # the $ of a path or of a class's name is a $
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI, format="png")

@@ -186,10 +186,12 @@ def test_colours_need_a_table(tmp_path, values):
         read_mask(save(tmp_path / "a.png", COLOURS[values]))
 
 
-@pytest.mark.parametrize("name", ["a.jpg", "renamed.png"])
-def test_jpeg_is_refused(tmp_path, values, name):
-    with pytest.raises(UserError, match=f"{name}: .*JPEG.*PNG"):
-        read_mask(save(tmp_path / name, values, format="JPEG"))
+@pytest.mark.parametrize(
+    ("name", "kind"), [("a.jpg", "JPEG"), ("renamed.png", "JPEG"), ("a.webp", "WEBP")]
+)
+def test_what_may_be_lossy_is_refused(tmp_path, values, name, kind):
+    with pytest.raises(UserError, match=f"{name}: .*{kind}.*PNG"):
+        read_mask(save(tmp_path / name, values, format=kind))
 
 
 def test_files_that_are_no_masks(tmp_path, values):
@@ -616,15 +618,35 @@ def test_indices_outside_the_table(one, tmp_path):
     assert "Add a line to the table, pass --ignore_label=5, or mend the mask." in message
 
 
+def test_all_wrong_values_of_a_mask_are_named(one):
+    message = message_of(one([[0, 1, 7, 9, 200, 9, 3]]), MaskRules(2))
+    assert "value 200 (1 pixel, at row 0, column 4), value 9 (2 pixels, the first at" in message
+    assert "1 more values are outside 0..1" in message and "Pass --num_classes=201" in message
+
+
+def test_no_more_classes_than_a_mask_can_hold(one):
+    assert "at most 256 classes" in message_of(one([[0, 1]]), MaskRules(300))
+
+
+def test_all_wrong_masks_of_an_array_are_named(tmp_path):
+    masks = np.zeros((6, 4, 4), np.int32)
+    masks[1, 2, 3], masks[4] = 700, -1
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, masks=masks)
+    message = message_of(f"npz:{tmp_path}/a.npz")
+    assert "masks[1]: value 700" in message and "masks[4]: value -1" in message
+
+
 def test_all_wrong_masks_are_in_one_message(one, tmp_path):
-    dataset = one(*[[[0, 1, 9]]] * 9)
+    dataset = one(*[[[0, 1, 9]]] * 25)
     (tmp_path / "masks" / "1.png").write_text("no mask")
     save(tmp_path / "masks" / "3.png", np.zeros((4, 5), np.uint8))
     lines = message_of(dataset, MaskRules(2)).splitlines()
-    assert len(lines) == 6 and lines[5] == "... and 4 more"
+    assert len(lines) == 21 and lines[20] == "... and 5 more"
     assert "masks/0.png: value 9" in lines[0] and "got " in lines[1] and "1.png" in lines[1]
-    assert f"{tmp_path}/masks/3.png: expected 1x3 (height x width)" in lines[3]
-    assert f"{tmp_path}/images/3.png, got 4x5" in lines[3]
+    (line,) = (line for line in lines if "masks/3.png" in line)
+    assert f"{tmp_path}/masks/3.png: expected 1x3 (height x width)" in line
+    assert f"{tmp_path}/images/3.png, got 4x5" in line
     # Without a number of classes the values may all be right.
     assert len(message_of(dataset).splitlines()) == 2
 

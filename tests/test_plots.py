@@ -362,3 +362,14 @@ def test_a_pair_of_maps_without_splits_of_any_number_of_classes(path, rng, count
     plots.plot_pair(points, points, np.arange(60) % count, names, path, title="t-SNE")
     assert shows(path, plots.COLOURS[0]) or count > 1
     assert pixels(path).size
+
+
+def test_a_dollar_in_a_name_is_no_formula(tmp_path):
+    names = ["a $x_$", "b^{$", r"$\frac$"]
+    image = np.zeros((6, 6, 3), np.uint8)
+    plots.plot_captioned([image] * 3, names, tmp_path / "a.png", title="/x/$a_$/b")
+    plots.plot_bars(names, [1.0, 2.0, 3.0], tmp_path / "b.png", title="$_$")
+    plots.plot_confusion_matrix(np.eye(3, dtype=int), names, tmp_path / "c.png")
+    masks = [np.arange(36, dtype=np.uint8).reshape(6, 6) % 3]
+    plots.plot_segmentation([image], masks, masks, tmp_path / "d.png", class_names=names)
+    assert {path.stat().st_size > 1000 for path in tmp_path.iterdir()} == {True}

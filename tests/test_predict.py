@@ -60,7 +60,7 @@ def write_segmentation(folder: Path, *, seed=0, names=NAMES, best=True, **settin
     settings = {"stem": "small", "width_multiplier": 0.0625, "num_classes": 3, **settings}
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(Config.resolve(task="segmentation", **settings).to_yaml())
-    (folder / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    (folder / "model.json").write_text(json.dumps({"class_names": names}))
     weights = {
         **named_variables("encoder", encoder.variables),
         **named_variables("decoder", decoder_variables(model, encoder)),
@@ -185,12 +185,54 @@ def test_large_images_are_segmented_in_windows(segmented, tmp_path):
     assert 0 < differing < 0.5  # at the windows' edges the network sees less
 
 
+@pytest.mark.parametrize(
+    ("facts", "scales"),
+    [
+        ({}, (1.0, 1.0)),
+        ({"view_size": (8, 8), "trained_on": (32, 32)}, (0.5, 0.5)),
+        ({"view_size": (8, 8), "trained_on": None}, (1.0, 16 / (21 * 64) ** 0.5)),
+    ],
+)
+def test_images_are_seen_at_a_scale_that_training_showed(
+    pictures, tmp_path, monkeypatch, facts, scales
+):
+    # Windows of 1/4 to all of an image are brought to 8 x 8 pixels.
+    run, seen = tmp_path / "run", {}
+    write_segmentation(run, crop_area_min=0.25)
+    (run / "model.json").write_text(json.dumps(facts))
+
+    def noting(segment, image, *, scale, tile, overlap):
+        seen[image.shape[:2]] = scale
+        return np.zeros(image.shape[:2], np.uint8)
+
+    monkeypatch.setattr(predict, "segment_image", noting)
+    assert predicted(f"--dataset=folder:{pictures / 'deep'}", f"--init_weights={run}") == 0
+    assert seen == {size: pytest.approx(s) for size, s in zip(SIZES[1:3], scales, strict=True)}
+
+
+def test_an_image_that_is_named_twice_is_predicted_twice(segmented, pictures, tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text(f"{pictures / 'top.png'}\n" * 3)
+    out = tmp_path / "out"
+    flags = (f"--init_weights={segmented[0]}", f"--predict_save_path={out}")
+    assert predicted(f"--train_file_path={path}", *flags) == 0
+    assert files_below(out / "masks") == {f"top.png_{i}.png" for i in range(3)}
+
+
+def test_the_settings_of_the_run_may_be_given_as_a_file(segmented, pictures, tmp_path):
+    run = tmp_path / "run"
+    write_segmentation(run, init_weights="none")
+    command = [f"--config={run / 'config.yaml'}", f"--finetune_save_path={run}"]
+    assert predicted(f"--dataset=folder:{pictures}", *command) == 0
+    assert results_of(run / "predictions")["run"] == str(run)
+
+
 def test_the_network_is_traced_once(segmented, pictures, tmp_path, monkeypatch):
     run, _ = segmented
     made = []
 
-    def noting(model):
-        made.append(make(model))
+    def noting(model, **settings):
+        made.append(make(model, **settings))
         return made[-1]
 
     make = predict.make_segment
@@ -412,7 +454,7 @@ def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, cap
     (unborn / "config.yaml").write_text((run / "config.yaml").read_text())
     renamed = tmp_path / "renamed"
     write_segmentation(renamed)
-    (renamed / "classes.txt").write_text("one\n")
+    (renamed / "model.json").write_text('{"class_names": ["one"]}')
     torn = tmp_path / "torn"
     torn.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
@@ -428,8 +470,7 @@ def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, cap
         "got one of --task=pretrain": (*ready, f"--init_weights={pretrained}"),
         "Expected weights in": (*ready, f"--init_weights={unborn}"),
         "no config.yaml": (*ready, "--init_weights=none"),
-        "classes.txt": (*ready, f"--init_weights={renamed}"),
-        "--strategy=none": (*ready, f"--init_weights={run}", "--strategy=mirrored"),
+        "names of 3 classes": (*ready, f"--init_weights={renamed}"),
         "--overwrite to replace": (*ready, f"--init_weights={run}", "--resume"),
         f"got {torn / 'a.png'}": (*bad, f"--init_weights={run}"),
         f"{torn / 'a.png'} (": (*bad, f"--init_weights={frozen}", "--overwrite"),

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
 import main
+from simclr_tf import metrics
 from simclr_tf.augment import Recipe
 from simclr_tf.data import Source
 from simclr_tf.data.pipeline import masked_batches, plain_masked_batches
-from simclr_tf.evaluation.segmentation import count_pixels
+from simclr_tf.evaluation.segmentation import (
+    count_pixels,
+    judged_scale,
+    make_segment,
+    scale_rule,
+)
 from simclr_tf.training.callbacks import best_row
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 
@@ -238,7 +246,7 @@ def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
     assert results["mean_iou"] == pytest.approx(np.mean(results["iou_per_class"]), abs=1e-3)
     matrix = np.array(results["confusion_matrix"])
     assert results["pixel_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum(), abs=1e-4)
-    assert results["config"]["num_classes"] == 2 and results["config"]["stem"] == "small"
+    assert results["config"]["stem"] == "small"
     assert results["checkpoint"] == "best"
     assert step_of(tmp_path / "checkpoints/best.safetensors") == results["best_step"]
     plots = {path.name for path in (tmp_path / "plots").iterdir()}
@@ -249,7 +257,8 @@ def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
         "pixel_accuracy.png",
         "segmentation.png",
     }
-    assert (tmp_path / "classes.txt").read_text() == "0\n1\n"
+    facts = json.loads((tmp_path / "model.json").read_text())
+    assert facts == {"class_names": ["0", "1"], "view_size": [16, 16], "trained_on": None}
     header, *rows = (tmp_path / "metrics.csv").read_text().splitlines()
     assert len(rows) == 3 and "val_mean_iou" in header
 
@@ -299,11 +308,15 @@ def test_an_encoder_with_its_own_rate_of_nearly_nothing_hardly_moves(scenes, pre
     assert any(n.startswith("decoder/") for n in after)
 
 
-def test_a_resumed_run_equals_one_that_was_not_stopped(scenes, tmp_path):
+@pytest.mark.parametrize("every", [1, 0])
+def test_a_resumed_run_equals_one_that_was_not_stopped(scenes, tmp_path, every):
+    # Ends within an epoch, and at the end of one that would not have been judged.
+    flags, end = ("--num_epochs=4", f"--eval_every_epochs={every}", "--seed=1"), 5 if every else 6
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert segment_scenes(whole, scenes, "--num_epochs=4") == 0
-    assert segment_scenes(parts, scenes, "--num_epochs=4", "--max_steps=5") == 0
-    assert segment_scenes(parts, scenes, "--num_epochs=4", "--resume") == 0
+    assert segment_scenes(whole, scenes, *flags) == 0
+    assert segment_scenes(parts, scenes, *flags, f"--max_steps={end}") == 0
+    assert results_of(parts)["checkpoint"] == ("best" if every else "last")
+    assert segment_scenes(parts, scenes, *flags, "--resume") == 0
     one, other = final_arrays(whole), final_arrays(parts)
     assert one.keys() == other.keys()
     for name, array in one.items():
@@ -330,9 +343,81 @@ def test_without_validation_the_last_weights_are_reported(scenes, tmp_path):
     assert not (tmp_path / "checkpoints/best.safetensors").exists()
 
 
+def test_best_weights_are_not_lost_or_taken_for_those_of_another_run(scenes, tmp_path, capsys):
+    assert segment_scenes(tmp_path, scenes, "--save_every_epochs=1000") == 0
+    for path in (tmp_path / "results.json", *(tmp_path / "checkpoints").glob("step-*")):
+        path.unlink()  # as a run that was killed before its first checkpoint
+    assert segment_scenes(tmp_path, scenes) == 2
+    assert "an unfinished one" in capsys.readouterr().err
+    assert segment_scenes(tmp_path, scenes, "--val_fraction=0", "--overwrite") == 2  # no test set
+    assert (tmp_path / "checkpoints/best.safetensors").exists()
+
+
+def test_a_class_that_is_ignored_is_never_predicted(tmp_path):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(1, 6, 6, 3)).astype(np.float32)
+    logits[..., 1] += 5.0
+    inputs = keras.Input((None, None, 3))
+    outputs = keras.layers.Lambda(lambda x: x + logits)(inputs)
+    segment = make_segment(keras.Model(inputs, outputs), ignore_label=1)
+    source = Source("one", np.zeros((1, 6, 6, 3), np.uint8), masks=np.eye(6, dtype=np.uint8)[None])
+    counts = count_pixels(segment, source, 3, ignore_label=1)
+    assert counts.matrix[:, 1].sum() == counts.matrix[1].sum() == 0
+    assert counts.mean_iou == pytest.approx(np.mean(logits[0, ..., 0] > logits[0, ..., 2]), abs=0.5)
+    assert np.isnan(metrics.iou_per_class(counts.matrix)[1])
+    other = make_segment(keras.Model(inputs, outputs), ignore_label=200)
+    assert count_pixels(other, source, 3, ignore_label=200).matrix[:, 1].sum() > 30
+
+
+def test_whole_images_are_seen_at_a_scale_that_training_showed():
+    # Windows of 1/4 to all of the image, brought to the view: 0.08 to 0.16 of the image's pixels.
+    assert judged_scale((3000, 4000), (240, 320), area_min=0.25) == pytest.approx(0.16)
+    assert judged_scale((180, 240), (120, 160), area_min=0.1) == 1.0
+    assert judged_scale((180, 240), (180, 240), area_min=0.25) == 1.0
+    assert judged_scale((32, 32), (64, 64), area_min=0.25) == pytest.approx(2.0)
+    assert judged_scale((64, 64), (32, 32), area_min=1.0) == pytest.approx(0.5)
+    fixed = scale_rule((32, 32), trained_on=(64, 64), area_min=1.0)
+    assert fixed((500, 500)) == pytest.approx(0.5)
+    free = scale_rule((32, 32), trained_on=None, area_min=1.0)
+    assert free((320, 320)) == pytest.approx(0.1)
+
+
+def test_images_are_judged_at_their_scale(rng):
+    images = rng.integers(0, 256, (2, 20, 30, 3), np.uint8)
+    source = Source("two", images, masks=np.argmax(images, axis=-1).astype(np.uint8))
+    seen = []
+
+    def segment(batch: tf.Tensor) -> tf.Tensor:
+        seen.append(tuple(batch.shape))
+        return tf.convert_to_tensor(batch)
+
+    def loss(truth: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        assert tuple(truth.shape) == tuple(logits.shape[:3])
+        return tf.reduce_mean(logits)
+
+    counts = count_pixels(segment, source, 3, scale_of=lambda size: 0.5, loss=loss)
+    assert seen == [(1, 10, 15, 3)] * 2
+    assert counts.matrix.sum() == 2 * 20 * 30
+    assert counts.loss == pytest.approx(images.mean() / 255, abs=0.01)
+
+
+@pytest.mark.slow
+def test_what_only_training_finds_broken_is_named(scenes, tmp_path, capsys):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes, folder)
+    broken = folder / "images/05.jpg"
+    broken.write_bytes(broken.read_bytes()[:-200])
+    assert segment_scenes(tmp_path / "run", folder) == 2
+    error = capsys.readouterr().err
+    assert "05.jpg" in error and "Traceback" not in error
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--encoder_learning_rate=0.1", "--freeze"], "--encoder_learning_rate"),
+        (["--num_classes=300"], "at most 256"),
+        (["--class_weights=0,0"], "above 0"),
         (["--ignore_label=-1", "--num_classes=2"], "value 200"),
         (["--num_classes=1"], "outside 0..0"),
         (["--class_weights=1,2,3"], "2 numbers"),

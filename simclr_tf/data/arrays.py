@@ -7,12 +7,13 @@ import logging
 import os
 import sys
 import zipfile
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.data.files import name_first
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
 from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
@@ -122,7 +123,20 @@ def _as_masks(array: np.ndarray, images: np.ndarray, name: str, rules: MaskRules
             f"images, as {name}, got {array.dtype} {list(array.shape)}. Save the number of each "
             "pixel's class."
         )
-    return np.stack([values_of(m, rules.colours, f"{name}[{i}]") for i, m in enumerate(array)])
+    return _masks_of(array, name, rules)
+
+
+def _masks_of(masks: Iterable[np.ndarray], name: str, rules: MaskRules) -> np.ndarray:
+    """Returns the values of masks, uint8 [M, H, W]; raises one UserError for all wrong ones."""
+    found, wrong = [], []
+    for index, mask in enumerate(masks):
+        try:
+            found.append(values_of(mask, rules.colours, f"{name}[{index}]"))
+        except UserError as error:
+            wrong.append(error)
+    if wrong:
+        raise UserError(name_first(wrong))
+    return np.stack(found)
 
 
 def _as_images(array: np.ndarray, name: str) -> np.ndarray:

@@ -256,7 +256,7 @@ def _without_bad(source: Source, results: list[Any], skip: bool) -> tuple[Source
     return kept, [results[i] for i in good]
 
 
-def name_first(faults: Sequence[object]) -> str:
+def name_first(faults: Sequence[object], most: int = NAMED) -> str:
     """Returns the first faults, a line each, and how many more there are."""
-    more = [f"... and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
-    return "\n".join([*map(str, faults[:NAMED]), *more])
+    more = [f"... and {len(faults) - most} more"] if len(faults) > most else []
+    return "\n".join([*map(str, faults[:most]), *more])

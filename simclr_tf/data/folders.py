@@ -121,9 +121,9 @@ def _list_folder(root: Path, name: str) -> Source:
         found = _files_below(root / folder, f"{name}, class {folder}")
         paths += found
         labels += [label] * len(found)
-    return Source(
-        name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=tuple(classes)
-    )
+    # A name that is no UTF-8 could not be printed.
+    names = tuple(name.encode("utf-8", "replace").decode() for name in classes)
+    return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
 
 
 def _files_below(folder: Path, name: str, kind: str = "images") -> tuple[str, ...]:

@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_tf.data.files import NAMED, name_first, read_each
-from simclr_tf.data.masks import MaskRules, spell_pixels
+from simclr_tf.data.files import name_first, read_each
+from simclr_tf.data.masks import MOST_CLASSES, MaskRules, spell_pixels
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.errors import UserError
+
+MASKS_NAMED = 20  # wrong masks in a message
+VALUES_NAMED = 3  # wrong values of one of them
 
 _OBJECT_REMEDY = (
     "Where 255 is the object, pass --mask_colors=FILE, a file with the lines `0 0 0 background` "
@@ -41,6 +44,11 @@ def check_masks(splits: Splits, rules: MaskRules) -> Splits:
         UserError: A mask does not decode, is of another size than its image, or holds other values;
             a split has no pixels that count; or there are less than 2 classes.
     """
+    if rules.num_classes > MOST_CLASSES:
+        raise UserError(
+            f"Expected at most {MOST_CLASSES} classes, as masks have 8 bits, got "
+            f"--num_classes={rules.num_classes}. Pass a smaller number, or leave it out."
+        )
     sources = [
         dataclasses.replace(source, mask_colours=rules.colours if source.mask_paths else None)
         for source in (splits.train, splits.test)
@@ -105,8 +113,9 @@ def _check_values(masks: list[_Mask], found: list[Any], rules: MaskRules) -> Non
         if isinstance(values, UserError) or values - allowed
     ]
     if wrong:
-        faults = [_fault(mask, values, allowed, rules) for mask, values in wrong[:NAMED]]
-        raise UserError(name_first([*faults, *wrong[NAMED:]]))
+        named = wrong[:MASKS_NAMED]
+        faults = [_fault(mask, values, allowed, rules) for mask, values in named]
+        raise UserError(name_first([*faults, *wrong[MASKS_NAMED:]], MASKS_NAMED))
     if not num_classes and rules.ignore_label != 255:
         _check_255(masks, found)
 
@@ -114,7 +123,8 @@ def _check_values(masks: list[_Mask], found: list[Any], rules: MaskRules) -> Non
 def _fault(mask: _Mask, values: set[int] | UserError, allowed: set[Any], rules: MaskRules) -> str:
     if isinstance(values, UserError):
         return str(values)
-    value, num_classes = max(values - allowed), _known_classes(rules)
+    outside, num_classes = sorted(values - allowed, reverse=True), _known_classes(rules)
+    value = outside[0]  # the largest: with it the others are classes too
     if rules.num_classes:
         reason, remedies = f"--num_classes={num_classes}", [f"Pass --num_classes={value + 1}"]
     else:
@@ -124,10 +134,11 @@ def _fault(mask: _Mask, values: set[int] | UserError, allowed: set[Any], rules: 
     remedy = f"{', '.join(remedies)}, or mend the mask."
     if rules.num_classes == 2 and values <= {0, 255} and rules.colours is None:
         remedy = _OBJECT_REMEDY
-    return (
-        f"{mask}: value {value} {_spell_value(mask, value)} is outside 0..{num_classes - 1} "
-        f"({reason}). {remedy}"
-    )
+    shown = [f"value {v} {_spell_value(mask, v)}" for v in outside[:VALUES_NAMED]]
+    if len(outside) > VALUES_NAMED:
+        shown.append(f"{len(outside) - VALUES_NAMED} more values")
+    are = "is" if len(outside) == 1 else "are"
+    return f"{mask}: {', '.join(shown)} {are} outside 0..{num_classes - 1} ({reason}). {remedy}"
 
 
 def _check_255(masks: list[_Mask], found: list[set[int]]) -> None:

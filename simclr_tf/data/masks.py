@@ -14,7 +14,7 @@ from simclr_tf.data.lines import read_lines
 from simclr_tf.errors import UserError
 
 MOST_CLASSES = 256
-_LOSSY = ("JPEG", "MPO")
+_LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # some can be exact, which none tells
 # Pillow spreads grays of fewer bits over 0..255; in a mask they are numbers of classes.
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}
 
@@ -122,8 +122,8 @@ def _check_exact(image: Image.Image, stored: str, path: str | Path) -> None:
     """
     if image.format in _LOSSY:
         raise UserError(
-            f"{path}: expected a mask of exact values, got a JPEG, whose values are blurred. Make "
-            "it again from the original as PNG."
+            f"{path}: expected a mask of exact values, got {image.format}, whose values may be "
+            "blurred. Make it again from the original as PNG."
         )
     whole_numbers = image.mode.startswith("I")
     if stored.endswith(";16B") and not whole_numbers:  # Pillow drops the low byte

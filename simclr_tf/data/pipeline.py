@@ -75,9 +75,10 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
         UserError: The batch is larger than the data.
     """
     if batch_size > len(source):
+        remedy = f"Pass --batch_size={len(source)} or less."
         raise UserError(
             f"Expected at most {len(source)} images in a batch, the size of {source.name}, got "
-            f"--batch_size={batch_size}. Pass --batch_size={len(source)} or less."
+            f"--batch_size={batch_size}. {remedy if len(source) > 1 else 'Add images.'}"
         )
     return len(source) // batch_size
 

@@ -248,6 +248,7 @@ def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, da
             f"Expected images to report on beside {train.name}, got none with "
             f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
         )
+    _name_shared(train, test)
     if config.label_fraction < 1.0:
         labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
         chosen, _ = data.stratified_split(labels, config.label_fraction, config.seed)
@@ -255,6 +256,23 @@ def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, da
             train.take(chosen), name=f"{train.name}, {config.label_fraction:.3g} of the labels"
         )
     return train, test
+
+
+def _name_shared(train: data.Source, test: data.Source) -> None:
+    """Warns of files that are trained on and reported on."""
+    known = set(map(os.path.realpath, train.paths))
+    shared = [path for path in test.paths if os.path.realpath(path) in known]
+    if shared:
+        print(
+            f"warning: {len(shared)} of the {len(test)} images of {test.name} are trained on too, "
+            f"the first {shared[0]}: what is reported on them tells little",
+            flush=True,
+        )
+
+
+def ignore_label(config: Config) -> int | None:
+    """Returns the value of the pixels in masks that do not count; None where all do."""
+    return None if config.ignore_label < 0 else config.ignore_label
 
 
 def name_unused(config: Config) -> None:
@@ -343,7 +361,7 @@ def build_optimizer(
         encoder: The part of it whose learning rate is `encoder_learning_rate`, where that is set.
     """
     factors = None
-    if encoder is not None and config.encoder_learning_rate and config.learning_rate:
+    if encoder is not None and config.encoder_learning_rate:
         slower = {id(v) for v in encoder.trainable_variables}
         ratio = config.encoder_learning_rate / config.learning_rate
 

@@ -58,15 +58,19 @@ def run(config: Config) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
-    # What --task=predict builds the classifier and prepares its images by.
-    config = config.replace(num_classes=config.num_classes or train.num_classes, crop_size=size)
+    if config.freeze and not _augments(config):
+        # Written down, so that --config with this run's settings asks for the same.
+        config = config.replace(**dict.fromkeys(OPERATIONS, False))
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(train, test)
+    num_classes = config.num_classes or train.num_classes
+    names = train.class_names
+    names += tuple(map(str, range(len(names), num_classes)))
     with scope_of(run.strategy):
         encoder = encoders.prepare_encoder(config, checkpoint)
         head = classifier_head(
             encoder.output_shape[-1],
-            config.num_classes,
+            num_classes,
             nonlinear=config.include_nonlinearity,
             normalize=config.freeze,
         )
@@ -90,9 +94,7 @@ def run(config: Config) -> dict[str, Any]:
         **numbered_variables("optimizer", model.optimizer.variables),
     }
     step = assembly.begin_or_resume(run, variables, plan=plan)
-    names = train.class_names
-    names += tuple(map(str, range(len(names), config.num_classes)))
-    run.folder.write_classes(names)
+    run.folder.write_model(class_names=names, view_size=size)
     rate = assembly.train(
         run,
         model,

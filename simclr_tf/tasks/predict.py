@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import os
 import pathlib
 import shutil
@@ -22,7 +23,7 @@ from simclr_tf import data, plots
 from simclr_tf.config import Config
 from simclr_tf.data.pipeline import CORES, own_size, plain_batches
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.segmentation import make_segment
+from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
 from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.models.unet import decoder_variables, unet
@@ -32,6 +33,7 @@ from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_ar
 from simclr_tf.training.execution import choose_execution
 from simclr_tf.training.run_folder import RunFolder
 
+UNUSED = ("strategy", "xla", "cache", "val_fraction", "num_classes", "label_fraction")
 TRAINED_TASKS = ("classification", "segmentation")
 HEADS = {"classification": "classifier", "segmentation": "decoder"}  # names in checkpoints
 
@@ -52,6 +54,7 @@ JPEG_MOST_SIDE = 65_000  # pixels: the format ends a little above
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Row = list[str]
+Size = tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Trained:
         checkpoint: The file of its weights: the best, else the newest.
         arrays: What that file holds.
         class_names: K names.
+        view_size: (h, w) of the views it was trained with, or None where that is not known.
+        trained_on: (height, width) of the images they were cut from, or None where those differ.
     """
 
     path: pathlib.Path
@@ -71,6 +76,8 @@ class Trained:
     checkpoint: pathlib.Path
     arrays: dict[str, np.ndarray]
     class_names: tuple[str, ...]
+    view_size: Size | None = None
+    trained_on: Size | None = None
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -87,7 +94,7 @@ def run(config: Config) -> dict[str, Any]:
     trained = _read_run(config)
     folder = OutputFolder(_output_path(config, trained))
     folder.check(overwrite=config.overwrite)
-    execution = choose_execution(config.precision, config.xla)
+    execution = choose_execution(config.precision, "false")
     source = _load_source(config)
     model = _build_model(trained)
     print(
@@ -118,25 +125,22 @@ def run(config: Config) -> dict[str, Any]:
 
 
 def _check_flags(config: Config) -> None:
-    """Raises UserError for flags that would ask for something else than is done."""
+    """Raises UserError for a flag that would ask for something else than is done."""
     if config.resume:
         raise UserError(
             "Expected a prediction from its beginning, got --resume. Pass --overwrite to replace "
             "what lies in the folder."
         )
-    if config.strategy not in ("auto", "none"):
-        raise UserError(
-            f"Expected --strategy=none for --task=predict, got {config.strategy}. Leave the flag "
-            "out."
-        )
 
 
 def _name_unused(config: Config, trained: Trained) -> None:
-    """Prints the sizes that were given where the run has its own."""
-    known = trained.config.task == "segmentation" or trained.config.crop_size != (0, 0)
-    names = [f"--{name}" for name in ("input_size", "crop_size") if name in config.given]
-    if known and names:
-        print(f"not used here, the network sees images as in training: {', '.join(names)}")
+    """Prints the flags that were given where the run has its own settings."""
+    known = trained.config.task == "segmentation" or trained.view_size is not None
+    names = [*UNUSED, *(("input_size", "crop_size") if known else ())]
+    given = [f"--{name}" for name in names if name in config.given]
+    # With --config=RUN/config.yaml all settings of the run are given.
+    if given and not config.config:
+        print(f"not used here: {', '.join(given)}", flush=True)
 
 
 def _read_run(config: Config) -> Trained:
@@ -145,18 +149,7 @@ def _read_run(config: Config) -> Trained:
     Raises:
         UserError: There is none that classifies or segments.
     """
-    given = config.init_weights
-    flag = "finetune_save_path" if given == "auto" else "init_weights"
-    path = pathlib.Path(getattr(config, flag))
-    file = path if path.is_file() else None
-    path = path.parent.parent if file else path
-    task = assembly.task_of(path)
-    if task not in TRAINED_TASKS:
-        found = "no config.yaml of a run" if task is None else f"one of --task={task}"
-        raise UserError(
-            f"Expected a run of {' or '.join(TRAINED_TASKS)} in {path}, got {found}. Pass the "
-            f"folder of such a run as --finetune_save_path or --init_weights."
-        )
+    path, file = _locate_run(config)
     checkpoints = Checkpoints(path / "checkpoints")
     best = checkpoints.best if checkpoints.best.exists() else None
     checkpoint = file or best or checkpoints.newest()
@@ -164,12 +157,58 @@ def _read_run(config: Config) -> Trained:
         raise UserError(
             f"Expected weights in {path / 'checkpoints'}, got none: the run did not come to its "
             f"first checkpoint. Go on with it by --config={path / 'config.yaml'}, or pass another "
-            f"run as --{flag}."
+            "run."
         )
     arrays = read_arrays(checkpoint)
     settings = Config.resolve(config=str(path / "config.yaml"))
-    names = _class_names(path, _count_classes(arrays, HEADS[task], checkpoint))
-    return Trained(path, settings, checkpoint, arrays, names)
+    count = _count_classes(arrays, HEADS[settings.task], checkpoint)
+    facts = _read_facts(path / "model.json")
+    names = tuple(facts.get("class_names", map(str, range(count))))
+    if len(names) != count:
+        raise UserError(
+            f"Expected the names of {count} classes in {path / 'model.json'}, got {len(names)}. "
+            "Correct or remove the file."
+        )
+    sizes = (tuple(facts[k]) if facts.get(k) else None for k in ("view_size", "trained_on"))
+    return Trained(path, settings, checkpoint, arrays, names, *sizes)
+
+
+def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
+    """Returns the folder of the run that is named and, where one was named, the file of weights.
+
+    `--config=RUN/config.yaml` may bring the first weights of that very run as `init_weights`: these
+    are no run that predicts.
+    """
+    task, given = None, config.init_weights
+    for flag in ("init_weights", "finetune_save_path"):
+        path = pathlib.Path(getattr(config, flag))
+        if flag == "init_weights" and given in ("auto", "none"):
+            continue
+        file = path if path.is_file() else None
+        path = path.parent.parent if file else path
+        task = assembly.task_of(path)
+        if task in TRAINED_TASKS:
+            return path, file
+        if task is None or not config.config:
+            break
+    found = "no config.yaml of a run" if task is None else f"one of --task={task}"
+    raise UserError(
+        f"Expected a run of {' or '.join(TRAINED_TASKS)} in {path}, got {found}. Pass the folder "
+        "of such a run as --finetune_save_path or --init_weights."
+    )
+
+
+def _read_facts(file: pathlib.Path) -> dict[str, Any]:
+    """Reads `model.json`; a run from before it was written has none."""
+    if not file.exists():
+        return {}
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"Expected JSON in {file}, got: {error}. Correct or remove the file."
+        ) from None
+    return facts if isinstance(facts, dict) else {}
 
 
 def _count_classes(arrays: dict[str, np.ndarray], head: str, checkpoint: pathlib.Path) -> int:
@@ -180,19 +219,6 @@ def _count_classes(arrays: dict[str, np.ndarray], head: str, checkpoint: pathlib
         f"Expected weights of a {head} in {checkpoint}, got none. Pass the folder of a run of "
         f"{' or '.join(TRAINED_TASKS)}."
     )
-
-
-def _class_names(path: pathlib.Path, count: int) -> tuple[str, ...]:
-    file = path / "classes.txt"
-    if not file.exists():
-        return tuple(map(str, range(count)))
-    names = tuple(file.read_text(encoding="utf-8").splitlines())
-    if len(names) != count:
-        raise UserError(
-            f"Expected the names of {count} classes in {file}, a line each, got {len(names)}. "
-            "Correct or remove the file."
-        )
-    return names
 
 
 def _output_path(config: Config, trained: Trained) -> pathlib.Path:
@@ -263,9 +289,9 @@ class OutputFolder:
 
     def _is_ours(self) -> bool:
         try:
-            with open(self.path / TABLE, encoding="utf-8") as file:
+            with open(self.path / TABLE, encoding="utf-8", errors="replace") as file:
                 return file.readline().startswith(TABLE_BEGINS)
-        except (OSError, UnicodeDecodeError):
+        except OSError:
             return False
 
     def begin(self) -> None:
@@ -292,7 +318,8 @@ class OutputFolder:
         """Writes the table."""
 
         def save(path: pathlib.Path) -> None:
-            with open(path, "w", newline="", encoding="utf-8") as file:
+            # Names that are no UTF-8 go out as the bytes that they came in as.
+            with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 csv.writer(file).writerows([columns, *rows])
 
         self.write(TABLE, save)
@@ -310,7 +337,16 @@ class Segmenter:
         folder: OutputFolder,
     ) -> None:
         self.trained, self.source, self.folder = trained, source, folder
-        self.segment = make_segment(model)
+        settings = trained.config
+        self.segment = make_segment(model, ignore_label=assembly.ignore_label(settings))
+        # Of an older run, which has not written the size of its views: images at their own scale.
+        self.scale_of: ScaleOf = lambda size: 1.0
+        if trained.view_size is not None:
+            self.scale_of = scale_rule(
+                trained.view_size,
+                trained_on=trained.trained_on,
+                area_min=settings.crop_area_min if settings.crop else 1.0,
+            )
         self.tile = None if config.tile_size == (0, 0) else config.tile_size
         self.overlap = config.tile_overlap
         self.names = output_names(source)
@@ -352,9 +388,10 @@ class Segmenter:
 
     def _segment(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        trained_height, trained_width = self.trained.config.input_size
-        # Training cut images to this size; the scale is the one that it saw them at.
-        scale = max(trained_height / height, trained_width / width) or 1.0
+        read_height, read_width = self.trained.config.input_size
+        # The run cut its images to this size: the scale that brings this one to it covers it whole.
+        read = max(read_height / height, read_width / width) or 1.0
+        scale = read * self.scale_of((height, width))
         return segment_image(self.segment, image, scale=scale, tile=self.tile, overlap=self.overlap)
 
     def _write(self, index: int, image: np.ndarray, mask: np.ndarray) -> tuple[Row, np.ndarray]:
@@ -428,13 +465,7 @@ class Classifier:
     def _batches(self) -> Iterator[tf.Tensor]:
         together = BATCH_PIXELS // (self.size[0] * self.size[1])
         together = min(max(together, 1), MOST_TOGETHER)
-        try:
-            yield from plain_batches(self.source, batch_size=together, size=self.size)
-        except tf.errors.OpError:
-            # TensorFlow has made a long text of the error that names the file: raise that one.
-            for index in range(len(self.source)):
-                self.source.read(index)
-            raise
+        yield from plain_batches(self.source, batch_size=together, size=self.size)
 
     def _row(self, index: int, odds: np.ndarray) -> Row:
         names = self.trained.class_names
@@ -453,6 +484,8 @@ def _view_size(config: Config, trained: Trained, source: data.Source) -> tuple[i
     Raises:
         UserError: None of them is known.
     """
+    if trained.view_size is not None:
+        return trained.view_size
     for settings in (trained.config, config):
         for size in (settings.crop_size, settings.input_size):
             if size != (0, 0):
@@ -475,6 +508,8 @@ def output_names(source: data.Source) -> list[str]:
     for _ in range(2):  # beside a.jpg and a.png, the stem of a.jpg.bmp is no name of its own either
         count = Counter(names)
         names = [full if count[name] > 1 else name for name, full in zip(names, whole, strict=True)]
+    if len(set(names)) < len(names):  # a list may name an image twice
+        names = [f"{name}_{index}" for index, name in enumerate(names)]
     return names
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -16,7 +15,16 @@ from simclr_tf.data.files import read_each
 from simclr_tf.data.masks import MaskRules, read_colour_table
 from simclr_tf.data.pipeline import Shard, masked_batches, plain_masked_batches
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.segmentation import PixelCounts, Segment, count_pixels, make_segment
+from simclr_tf.evaluation.segmentation import (
+    PixelCounts,
+    ScaleOf,
+    Segment,
+    count_pixels,
+    judged_scale,
+    make_segment,
+    scale_rule,
+)
+from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.pixel_losses import PixelLoss, balanced_weights
 from simclr_tf.tasks import assembly, encoders
@@ -29,12 +37,11 @@ from simclr_tf.training.checkpoints import (
     restore,
     step_of,
 )
+from simclr_tf.training.run_folder import Row
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
 CURVES = {"loss": "Loss", "mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"}
-
-Judge = Callable[[data.Source], PixelCounts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,47 @@ class Parts:
     test: data.Source
 
 
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """What whole images are judged by, with the weights of the moment.
+
+    Attributes:
+        segment: Images to logits.
+        loss: (masks, logits) -> a number.
+        num_classes: K.
+        ignore_label: Value of the pixels that do not count, or None.
+        size: (h, w) that images are brought to first, or None.
+        scale_of: (height, width) of an image -> the scale that the network sees it at.
+    """
+
+    segment: Segment
+    loss: PixelLoss
+    num_classes: int
+    ignore_label: int | None
+    size: tuple[int, int] | None
+    scale_of: ScaleOf
+
+    def __call__(self, source: data.Source) -> PixelCounts:
+        return count_pixels(
+            self.segment,
+            source,
+            self.num_classes,
+            ignore_label=self.ignore_label,
+            size=self.size,
+            scale_of=self.scale_of,
+            loss=self.loss,
+        )
+
+    def show(self, source: data.Source) -> tuple[list[np.ndarray], ...]:
+        """Returns the images of a source, uint8, their masks and the classes found."""
+        shown: list[tuple[np.ndarray, ...]] = []
+        for images, masks in plain_masked_batches(source, batch_size=1, size=self.size):
+            pixels = np.rint(255.0 * images[0].numpy()).astype(np.uint8)
+            classes = segment_image(self.segment, pixels, scale=self.scale_of(pixels.shape[:2]))
+            shown.append((pixels, masks[0].numpy(), classes))
+        return tuple(map(list, zip(*shown, strict=True)))
+
+
 def run(config: Config) -> dict[str, Any]:
     """Trains a segmentation and returns what results.json holds.
 
@@ -66,14 +114,14 @@ def run(config: Config) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
-    config = config.replace(num_classes=parts.train.num_classes)  # the counted one, for predict
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(parts.train, parts.validation, parts.test)
+    names = parts.train.class_names
     encoder = encoders.prepare_encoder(config, checkpoint)
-    model = unet(encoder, config.num_classes)
+    model = unet(encoder, len(names))
     plan = assembly.plan_steps(config, parts.train)
     assembly.name_unused(config)
-    loss = _make_loss(config, parts.train)
+    loss = _make_loss(config, parts)
     model.compile(
         assembly.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
         loss,
@@ -85,8 +133,22 @@ def run(config: Config) -> dict[str, Any]:
         **named_variables("decoder", decoder_variables(model, encoder)),
     }
     variables = {**weights, **numbered_variables("optimizer", model.optimizer.variables)}
+    ignore_label = assembly.ignore_label(config)
+    read_size = config.input_size if config.input_size != (0, 0) else None
+    trained_on = read_size or parts.train.image_size
+    area_min = config.crop_area_min if config.crop else 1.0
+    if trained_on is not None:
+        _name_scale(judged_scale(trained_on, size, area_min=area_min))
+    judge = Judge(
+        make_segment(model, ignore_label=ignore_label),
+        loss,
+        len(names),
+        ignore_label,
+        read_size,
+        scale_rule(size, trained_on=trained_on, area_min=area_min),
+    )
     step = assembly.begin_or_resume(run, variables, plan=plan)
-    run.folder.write_classes(parts.train.class_names)
+    run.folder.write_model(class_names=names, view_size=size, trained_on=trained_on)
 
     def batches(first: int, last: int, shard: Shard) -> tf.data.Dataset:
         return masked_batches(
@@ -100,8 +162,6 @@ def run(config: Config) -> dict[str, Any]:
             dtype=run.execution.views,
         )
 
-    segment = make_segment(model)
-    judge = _make_judge(config, segment, loss)
     rate = assembly.train(
         run,
         model,
@@ -112,7 +172,7 @@ def run(config: Config) -> dict[str, Any]:
         callbacks=_monitors(run, parts, judge, weights, plan),
     )
     counts, outcome = _judge_test(run, parts.test, judge, weights)
-    _draw(run, segment, parts.test, counts)
+    _draw(run, judge, parts.test, counts)
     return run.finish(
         **outcome,
         num_train=len(parts.train),
@@ -123,6 +183,15 @@ def run(config: Config) -> dict[str, Any]:
         images_per_second=rate,
         peak_memory_bytes=assembly.peak_memory_bytes(),
     )
+
+
+def _name_scale(scale: float) -> None:
+    if scale != 1.0:
+        print(
+            f"whole images are judged at {scale:.3g} times their size, the nearest to 1 that views "
+            "of --crop_size show in training",
+            flush=True,
+        )
 
 
 class MeanIoULine(keras.callbacks.Callback):
@@ -139,14 +208,10 @@ class MeanIoULine(keras.callbacks.Callback):
             )
 
 
-def _ignore_label(config: Config) -> int | None:
-    return None if config.ignore_label < 0 else config.ignore_label
-
-
 def _load_parts(config: Config) -> Parts:
     """Loads the images with their masks, checked, and shares them out."""
     colours, names = read_colour_table(config.mask_colors) if config.mask_colors else (None, ())
-    rules = MaskRules(config.num_classes, _ignore_label(config), colours, names)
+    rules = MaskRules(config.num_classes, assembly.ignore_label(config), colours, names)
     splits = assembly.load_splits(config, masks=rules)
     train, test = assembly.train_and_test(config, splits)
     if not config.val_fraction:
@@ -157,40 +222,51 @@ def _load_parts(config: Config) -> Parts:
     return Parts(rest, validation, test)
 
 
-def _make_loss(config: Config, train: data.Source) -> PixelLoss:
+def _make_loss(config: Config, parts: Parts) -> PixelLoss:
+    """Builds the loss; raises UserError where a part has no pixels that count."""
+    counts = _count_pixels(config, parts.train)
+    _name_shares(config, parts.train.class_names, counts)
+    for source in filter(None, (parts.validation, parts.test)):
+        _count_pixels(config, source)
     return PixelLoss(
-        config.num_classes,
-        ignore_label=_ignore_label(config),
-        class_weights=_class_weights(config, _count_pixels(config, train)),
+        len(parts.train.class_names),
+        ignore_label=assembly.ignore_label(config),
+        class_weights=_class_weights(config, counts[: len(parts.train.class_names)]),
         dice_weight=config.dice_weight,
     )
 
 
-def _count_pixels(config: Config, train: data.Source) -> np.ndarray:
-    """Returns the pixels of each class in the training masks, int64 [K]; prints their shares."""
+def _count_pixels(config: Config, source: data.Source) -> np.ndarray:
+    """Returns the pixels of each value in the masks, int64 [256], those ignored as 0.
+
+    Raises:
+        UserError: All pixels are ignored.
+    """
 
     def count(index: int) -> np.ndarray:
-        return np.bincount(train.read_mask(index).ravel(), minlength=256)
+        return np.bincount(source.read_mask(index).ravel(), minlength=256)
 
-    of_value = np.sum(read_each(count, range(len(train)), "counting pixels"), axis=0)  # [256]
-    ignored = 0
+    counts = np.sum(read_each(count, range(len(source)), "counting pixels"), axis=0)
     if config.ignore_label >= 0:
-        ignored, of_value[config.ignore_label] = of_value[config.ignore_label], 0
-    counts = of_value[: config.num_classes]
+        counts[config.ignore_label] = 0
     if not counts.any():
         raise UserError(
-            f"Expected pixels that count in the masks of {train.name}, got only "
-            f"--ignore_label={config.ignore_label}. Pass a larger --label_fraction, or --seed."
+            f"Expected pixels that count in the masks of {source.name}, got only "
+            f"--ignore_label={config.ignore_label}. Pass another --seed, --val_fraction or "
+            "--label_fraction, or images with other pixels."
         )
+    return counts
+
+
+def _name_shares(config: Config, names: tuple[str, ...], counts: np.ndarray) -> None:
+    """Prints each class's share of the training pixels."""
     shares = [
         f"{name} {100 * share:.2g} %" if share else f"{name} none"
-        for name, share in zip(train.class_names, counts / counts.sum(), strict=True)
+        for name, share in zip(names, counts / counts.sum(), strict=False)
     ]
     if len(shares) > CLASSES_LISTED:
         shares = [f"{np.count_nonzero(counts)} of {len(shares)} classes occur"]
-    left_out = f"; ignored {100 * ignored / (ignored + counts.sum()):.2g} %" if ignored else ""
-    print(f"training pixels: {', '.join(shares)}{left_out}", flush=True)
-    return counts
+    print(f"training pixels: {', '.join(shares)}", flush=True)
 
 
 def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
@@ -203,7 +279,7 @@ def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
     Raises:
         UserError: The setting is none of its words and no list of K numbers.
     """
-    text, count = config.class_weights.strip().lower(), config.num_classes
+    text, count = config.class_weights.strip().lower(), len(pixels)
     if text == "none":
         return None
     if text == "balanced":
@@ -214,31 +290,15 @@ def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
         weights = [float(word) for word in text.split(",")]
     except ValueError:
         weights = []
-    if len(weights) != count or not all(0 <= weight < float("inf") for weight in weights):
+    usable = len(weights) == count and all(0 <= weight < float("inf") for weight in weights)
+    if not usable or not np.dot(weights, pixels):
         raise UserError(
             f"Expected none, balanced or {count} numbers of 0 or more with commas between for "
-            f"--class_weights, one a class, got {config.class_weights!r}. "
+            "--class_weights, one a class and above 0 for one that occurs, got "
+            f"{config.class_weights!r}. "
             f"Pass --class_weights={','.join(['1'] * count)}, for instance."
         )
     return weights
-
-
-def _read_size(config: Config) -> tuple[int, int] | None:
-    return config.input_size if config.input_size != (0, 0) else None
-
-
-def _make_judge(config: Config, segment: Segment, loss: PixelLoss) -> Judge:
-    def judge(source: data.Source) -> PixelCounts:
-        return count_pixels(
-            segment,
-            source,
-            config.num_classes,
-            ignore_label=_ignore_label(config),
-            size=_read_size(config),
-            loss=loss,
-        )
-
-    return judge
 
 
 def _monitors(
@@ -252,7 +312,8 @@ def _monitors(
         run.folder,
         weights,
         every_epochs=run.config.eval_every_epochs,
-        last_step=plan.last_step,
+        num_epochs=run.config.num_epochs,
+        steps_per_epoch=plan.steps_per_epoch,
     )
     return [monitor, MeanIoULine()]
 
@@ -266,27 +327,26 @@ def _judge_test(
         The counts of the best, or of the last where nothing was validated, and what is reported.
     """
     last = chosen = judge(test)
-    best, path = _best_step(run), run.folder.checkpoints.best
-    if best is not None:
+    row, path = _best_row(run), run.folder.checkpoints.best
+    if row is not None:
         restore(weights, read_arrays(path), str(path))
         chosen = judge(test)
-    which = "last step" if best is None else f"step {best}, the best on validation"
+    which = "last step" if row is None else f"step {row['step']}, the best on validation"
     print(
         f"mean IoU {chosen.mean_iou:.4f}, pixel accuracy {chosen.pixel_accuracy:.4f} on "
         f"{len(test)} images ({which}; at the last step {last.mean_iou:.4f})",
         flush=True,
     )
-    row = best_row(run.folder.rows, "val_mean_iou")
     ious = metrics.iou_per_class(chosen.matrix)
     return chosen, {
         "mean_iou": assembly.rounded(chosen.mean_iou),
         "pixel_accuracy": assembly.rounded(chosen.pixel_accuracy),
         "iou_per_class": [assembly.rounded(value) for value in ious],
         "class_names": list(test.class_names),
-        "ignore_label": _ignore_label(run.config),
+        "ignore_label": judge.ignore_label,
         "confusion_matrix": chosen.matrix.tolist(),
-        "checkpoint": "last" if best is None else "best",
-        "best_step": best,
+        "checkpoint": "last" if row is None else "best",
+        "best_step": None if row is None else int(row["step"]),
         "validation_mean_iou": None if row is None else assembly.rounded(row["val_mean_iou"]),
         "last": {
             "mean_iou": assembly.rounded(last.mean_iou),
@@ -295,18 +355,20 @@ def _judge_test(
     }
 
 
-def _best_step(run: assembly.Run) -> int | None:
-    """Returns the step of the best weights; None where nothing was judged.
+def _best_row(run: assembly.Run) -> Row | None:
+    """Returns the journal's row of the best weights; None where nothing was judged.
 
-    A run that was killed and resumed with an earlier end may have kept weights from after it.
+    A run that was killed, and resumed with an earlier end, may have kept weights from after it:
+    they are not of this run's past, and are removed.
     """
     row, path = best_row(run.folder.rows, "val_mean_iou"), run.folder.checkpoints.best
-    if row is None or not path.exists() or step_of(path) != int(row["step"]):
-        return None
-    return int(row["step"])
+    if row is not None and path.exists() and step_of(path) == int(row["step"]):
+        return row
+    path.unlink(missing_ok=True)
+    return None
 
 
-def _draw(run: assembly.Run, segment: Segment, test: data.Source, counts: PixelCounts) -> None:
+def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCounts) -> None:
     """Draws the curves, the classes' IoU and a sheet of test images."""
     folder, names = run.folder.plots, test.class_names
     series = plots.series_of(run.folder.rows)
@@ -329,18 +391,13 @@ def _draw(run: assembly.Run, segment: Segment, test: data.Source, counts: PixelC
         percent=True,
     )
     shown = np.unique(np.linspace(0, len(test) - 1, SHOWN_IMAGES).astype(int))
-    images, masks, classes = [], [], []
-    some = plain_masked_batches(test.take(shown), batch_size=1, size=_read_size(run.config))
-    for image, mask in some:
-        images.append(image[0].numpy())
-        masks.append(mask[0].numpy())
-        classes.append(tf.argmax(segment(image), axis=-1)[0].numpy().astype(np.uint8))
+    images, masks, classes = judge.show(test.take(shown))
     plots.plot_segmentation(
         images,
         masks,
         classes,
         folder / "segmentation.png",
         class_names=names,
-        ignore_label=_ignore_label(run.config),
+        ignore_label=judge.ignore_label,
         title="Test images",
     )

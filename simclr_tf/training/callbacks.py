@@ -189,8 +189,10 @@ class MeanIoUMonitor(keras.callbacks.Callback):
         folder: The run's folder: its journal says what the best was so far, its checkpoints keep
             the best weights.
         variables: What is kept of the best.
-        every_epochs: Epochs between two looks; 0: none but the one at the end.
-        last_step: The end of the run, where it looks in any case.
+        every_epochs: Epochs between two looks; 0: none but the one after the last.
+        num_epochs: Epochs of the run.
+        steps_per_epoch: Steps of a whole epoch. Part of one is not judged: a run that ends within
+            an epoch and is resumed must choose as one that was not.
     """
 
     def __init__(
@@ -200,19 +202,22 @@ class MeanIoUMonitor(keras.callbacks.Callback):
         variables: Variables,
         *,
         every_epochs: int,
-        last_step: int,
+        num_epochs: int,
+        steps_per_epoch: int,
     ) -> None:
         super().__init__()
         self.judge = judge
         self.folder = folder
         self.variables = variables
         self.every_epochs = every_epochs
-        self.last_step = last_step
+        self.num_epochs = num_epochs
+        self.steps_per_epoch = steps_per_epoch
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         step = self.model.trained_steps
         due = self.every_epochs and (epoch + 1) % self.every_epochs == 0
-        if logs is None or not (due or step == self.last_step):
+        whole = step % self.steps_per_epoch == 0
+        if logs is None or not whole or not (due or epoch + 1 == self.num_epochs):
             return
         counts = self.judge()
         logs["val_loss"] = counts.loss

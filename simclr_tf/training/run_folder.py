@@ -7,7 +7,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 from simclr_tf.errors import UserError
@@ -15,7 +14,7 @@ from simclr_tf.training.checkpoints import Checkpoints
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")
-FILES = ("config.yaml", "classes.txt", "metrics.csv", "results.json")
+FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
 
 Row = dict[str, Any]
 
@@ -48,9 +47,10 @@ class RunFolder:
         Raises:
             UserError: A run lies there and neither was asked for, or there is none to resume.
         """
-        begun = self.checkpoints.newest() is not None
+        resumable = self.checkpoints.newest() is not None
+        begun = resumable or self.checkpoints.best.exists()
         finished = (self.path / "results.json").exists()
-        if resume and not begun:
+        if resume and not resumable:
             raise UserError(
                 f"Expected a run to resume in {self.path}, got no checkpoint there. Leave out "
                 f"--resume to begin one, or pass the folder of the run with --{flag}."
@@ -96,9 +96,9 @@ class RunFolder:
         """Writes `config.yaml`."""
         (self.path / "config.yaml").write_text(text)
 
-    def write_classes(self, names: Sequence[str]) -> None:
-        """Writes `classes.txt`: the classes' names, a line each."""
-        (self.path / "classes.txt").write_text("".join(f"{name}\n" for name in names))
+    def write_model(self, **facts: Any) -> None:
+        """Writes `model.json`: what one must know of the model beyond the settings."""
+        (self.path / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, whole or not at all."""
