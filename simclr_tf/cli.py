@@ -20,7 +20,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
-WITHOUT_CHECKPOINTS = ("check", "predict")  # tasks that cannot be resumed
+WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate")  # tasks that cannot be resumed
 SAVE_PATHS = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.

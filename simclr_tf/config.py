@@ -56,7 +56,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "val_fraction": 0.1,
         "eval_every_epochs": 1,
     },
-    "evaluate": _SUPERVISED,
+    "evaluate": _SUPERVISED | {"num_epochs": 8, "val_fraction": 0.1},
     "check": {"finetune_save_path": "logs/check"},
 }
 

@@ -115,7 +115,7 @@ def test_an_image_a_class_leaves_nothing_to_choose_by(chooser):
     elif chooser is logistic.choose_penalty:
         assert found.penalty == 1.0
     else:
-        assert (found.learning_rate, found.weight_decay) == (0.003, 0.0)
+        assert (found.learning_rate, found.weight_decay) == (0.01, 0.0)
 
 
 @pytest.mark.parametrize("chooser", CHOOSERS)

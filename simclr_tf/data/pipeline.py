@@ -310,6 +310,46 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     return indices.map(batch, tf.data.AUTOTUNE).prefetch(2)
 
 
+def view_batches(
+    source: Source, *, batch_size: int, recipe: Recipe, seed: int, size: Size, view: int
+) -> tf.data.Dataset:
+    """Makes one drawn view of every image, in the source's order.
+
+    Args:
+        source: The images.
+        batch_size: Views together; the last batch may be shorter.
+        recipe: The augmentation.
+        seed: The draws are a function of it, of `view` and of the image's place.
+        size: (h, w) of the views in pixels.
+        view: Number of the view: each has its own draws.
+
+    Returns:
+        Batches float32 [<= N, h, w, 3] in [0, 1].
+    """
+    held = None if source.images is None else _held(source.images)
+    if source.images is None:
+        aspects = _aspects_of_files(source)
+    else:
+        aspects = tf.fill([len(source)], source.images.shape[2] / source.images.shape[1])
+
+    def make(index: tf.Tensor) -> tf.Tensor:
+        draw = draw_views(
+            recipe,
+            tf.shape(index)[0],
+            seed=seed,
+            step=index[0],
+            size=size,
+            aspect=tf.gather(aspects, index),
+            stream=f"view{view}",
+        )
+        if held is not None:
+            return make_views(tf.gather(held, index), draw, size, views=1)[0]
+        windows = _read_windows(source, index, draw.boxes, size)
+        return make_views(windows, draw, size, views=1, cropped=True)[0]
+
+    return tf.data.Dataset.range(len(source)).batch(batch_size).map(make, CORES).prefetch(2)
+
+
 def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) -> Boxes:
     """Returns the largest centred windows with the aspect of `size`, as evaluation sees images.
 

@@ -14,7 +14,7 @@ from simclr_tf.evaluation.preparation import hold_back_tenth
 
 EPOCHS = 90  # as the linear evaluation of arXiv 2002.05709, B.6
 BATCH_SIZE = 256
-LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)
+LEARNING_RATES = (0.01, 0.03, 0.1, 0.3, 1.0)
 WEIGHT_DECAYS = (0.0, 1e-3)
 TOP = 5
 

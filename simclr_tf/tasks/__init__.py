@@ -6,6 +6,7 @@ TASKS: dict[str, str] = {
     "segmentation": "simclr_tf.tasks.segmentation",
     "embed": "simclr_tf.tasks.embed",
     "predict": "simclr_tf.tasks.predict",
+    "evaluate": "simclr_tf.tasks.evaluate",
     "check": "simclr_tf.tasks.check",
 }
 """Task -> module. They are imported when they are run: importing one imports TensorFlow."""

@@ -43,15 +43,19 @@ class Problem:
     test_batches: tf.data.Dataset
 
 
-def run(config: Config) -> dict[str, Any]:
+def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
     """Trains a classifier and returns what results.json holds.
 
     Writes the run folder `config.finetune_save_path`. The accuracy reported is that of the last
     step, on images that chose nothing.
+
+    Args:
+        config: The settings.
+        splits: The data, where they are loaded already.
     """
     run = assembly.start_run(config, strategies=_strategies(config))
     config = run.config
-    splits = assembly.load_splits(config, need_labels=True)
+    splits = splits or assembly.load_splits(config, need_labels=True)
     train, test = assembly.train_and_test(config, splits)
     size = assembly.view_size(config, train)
     checkpoint = encoders.pretrained_source(config)
@@ -206,6 +210,9 @@ def _report(
     return run.finish(
         accuracy=assembly.rounded(accuracy),
         f1_macro=assembly.rounded(f1),
+        top5=assembly.rounded(metrics.top_k_accuracy(logits, test.labels, 5))
+        if len(matrix) > 5
+        else None,
         confusion_matrix=matrix.tolist(),
         class_names=list(names),
         num_train=len(train),

@@ -20,18 +20,13 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.settings import show
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
-from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
 
 FEATURES, TABLE, PICTURE = "features.npz", "neighbours.csv", "plots/neighbours.png"
 SPLITS = ("train", "test", "unlabelled")
 
-DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
-SIZE_SETTINGS = ("input_size", "crop_size")
-HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
 
 NEIGHBOURS = 7
 MOST_QUERIES = 10_000
@@ -63,14 +58,18 @@ def run(config: Config) -> dict[str, Any]:
     _check_folder(run, checkpoint)
     config = run.config
     if checkpoint is not None:
-        config = _adopt_run(encoders.adopt_encoder(config, checkpoint), checkpoint)
+        config = encoders.adopt_run(config, checkpoint)
     sources = _load_sources(config)
     size = assembly.view_size(config, sources["train"])
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(*sources.values())
     encoder = encoders.prepare_encoder(config, checkpoint)
-    head = _load_head(config, encoder.output_shape[-1], checkpoint) if config.with_z else None
+    head = (
+        encoders.load_projection_head(config, encoder.output_shape[-1], checkpoint)
+        if config.with_z
+        else None
+    )
     assembly.name_unused(config)
     # From here on a run that lay in the folder is gone: what can be refused has been.
     assembly.begin_or_resume(run, {})
@@ -79,7 +78,7 @@ def run(config: Config) -> dict[str, Any]:
     print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
     pace = Pace(sum(map(len, sources.values())))
     h = _embed_all(encoder, sources, size, pace)
-    z = None if head is None else _project(head, h)
+    z = None if head is None else project(head, h)
     _write_features(run, sources, h, z)
     metrics: dict[str, Any] = {"files": [FEATURES]}
     if config.index:
@@ -117,37 +116,6 @@ def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
         )
 
 
-def _adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
-    """Returns the settings with data, sizes and projection head of the run where none were given.
-
-    Raises:
-        UserError: The user asked for another projection head than the run's.
-    """
-    path = checkpoint.parent.parent / "config.yaml"
-    if not path.exists():
-        return config
-    trained = Config.resolve(config=str(path))
-    adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
-    for name, value in adopted.items():
-        if config.with_z and name in config.given and getattr(config, name) != value:
-            raise UserError(
-                f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
-                f"got {getattr(config, name)}. Leave out --{name}."
-            )
-    if config.given.isdisjoint(DATA_SETTINGS):
-        adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
-        if "seed" not in config.given:
-            adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
-        print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
-    if config.given.isdisjoint(SIZE_SETTINGS):
-        sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}
-        adopted |= sizes
-        flags = [f"--{name}='{show(size)}'" for name, size in sizes.items() if size != (0, 0)]
-        if flags:
-            print(f"size: that of the run, {' '.join(flags)}", flush=True)
-    return config.replace(**adopted)
-
-
 def _load_sources(config: Config) -> Sources:
     """Loads the splits that there are, in the order they are written in."""
     splits = assembly.load_splits(config)
@@ -159,26 +127,6 @@ def _load_sources(config: Config) -> Sources:
             "images, or leave the flag out."
         )
     return sources
-
-
-def _load_head(config: Config, features: int, checkpoint: pathlib.Path | None) -> ProjectionHead:
-    """Builds the projection head of pre-training with its weights.
-
-    Raises:
-        UserError: The checkpoint has none.
-    """
-    arrays = {} if checkpoint is None else read_arrays(checkpoint)
-    if not any(name.startswith("head/") for name in arrays):
-        raise UserError(
-            f"Expected a projection head for --with_z in {checkpoint or 'a checkpoint'}, got none. "
-            "Pass the folder of a pre-training run as --init_weights, or leave the flag out."
-        )
-    head = ProjectionHead(
-        config.zdim, layers=config.projection_layers, hidden=config.projection_hidden
-    )
-    head.build((None, features))
-    restore(named_variables("head", head.variables), arrays, str(checkpoint))
-    return head
 
 
 def _embed_all(encoder: keras.Model, sources: Sources, size: Size, pace: Pace) -> np.ndarray:
@@ -212,7 +160,7 @@ def _batches(source: data.Source, size: Size) -> Iterator[tf.Tensor]:
         raise
 
 
-def _project(head: ProjectionHead, h: np.ndarray) -> np.ndarray:
+def project(head: ProjectionHead, h: np.ndarray) -> np.ndarray:
     """Returns the projections of features, float32 [M, D]."""
     z = np.empty((len(h), head.width), np.float32)
     for start in range(0, len(h), Z_ROWS):
@@ -284,7 +232,7 @@ def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> di
         agreement = float(right[:, 0].mean())
         metrics["neighbour_label_agreement"] = assembly.rounded(agreement)
         print(f"nearest neighbour of the same class: {100 * agreement:.1f} %", flush=True)
-    _draw(run, bank, asked, rows, found, similarities, right, size)
+    draw_neighbours(run, bank, asked, rows, found, similarities, right, size)
     return metrics
 
 
@@ -310,7 +258,7 @@ def _write_table(
     _write(run, TABLE, save)
 
 
-def _draw(
+def draw_neighbours(
     run: assembly.Run,
     bank: data.Source,
     asked: data.Source,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import keras
 import yaml
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
+from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
+from simclr_tf.settings import show
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 
+DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
+SIZE_SETTINGS = ("input_size", "crop_size")
+HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
 ENCODER_SETTINGS = ("model", "width_multiplier", "depthwise", "stem")
 
 
@@ -99,3 +105,58 @@ def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None
     """Gives the encoder the weights of a checkpoint."""
     variables = named_variables("encoder", encoder.variables)
     restore(variables, read_arrays(checkpoint), str(checkpoint))
+
+
+def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
+    """Returns the settings with encoder, projection head, and, where no flag says otherwise, data
+    and sizes of the checkpoint's run.
+
+    Raises:
+        UserError: The user asked for another encoder or projection head than the run's.
+    """
+    config = adopt_encoder(config, checkpoint)
+    path = checkpoint.parent.parent / "config.yaml"
+    if not path.exists():
+        return config
+    trained = Config.resolve(config=str(path))
+    adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
+    for name, value in adopted.items():
+        if config.with_z and name in config.given and getattr(config, name) != value:
+            raise UserError(
+                f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
+                f"got {getattr(config, name)}. Leave out --{name}."
+            )
+    if config.given.isdisjoint(DATA_SETTINGS):
+        adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
+        if "seed" not in config.given:
+            adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
+        print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
+    if config.given.isdisjoint(SIZE_SETTINGS):
+        sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}
+        adopted |= sizes
+        flags = [f"--{name}='{show(size)}'" for name, size in sizes.items() if size != (0, 0)]
+        if flags:
+            print(f"size: that of the run, {' '.join(flags)}", flush=True)
+    return config.replace(**adopted)
+
+
+def load_projection_head(
+    config: Config, features: int, checkpoint: pathlib.Path | None
+) -> ProjectionHead:
+    """Builds the projection head of pre-training with its weights.
+
+    Raises:
+        UserError: The checkpoint has none.
+    """
+    arrays = {} if checkpoint is None else read_arrays(checkpoint)
+    if not any(name.startswith("head/") for name in arrays):
+        raise UserError(
+            f"Expected a projection head for --with_z in {checkpoint or 'a checkpoint'}, got none. "
+            "Pass the folder of a pre-training run as --init_weights, or leave the flag out."
+        )
+    head = ProjectionHead(
+        config.zdim, layers=config.projection_layers, hidden=config.projection_hidden
+    )
+    head.build((None, features))
+    restore(named_variables("head", head.variables), arrays, str(checkpoint))
+    return head

@@ -13,8 +13,16 @@ from simclr_tf.errors import UserError
 from simclr_tf.training.checkpoints import Checkpoints
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
-FOLDERS = ("checkpoints", "plots", "tensorboard")
-FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
+FOLDERS = ("checkpoints", "plots", "tensorboard", "fine_tuning")
+FILES = (
+    "config.yaml",
+    "model.json",
+    "metrics.csv",
+    "results.json",
+    "report.html",
+    "features.npz",
+    "neighbours.csv",
+)
 
 Row = dict[str, Any]
 

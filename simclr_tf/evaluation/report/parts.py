@@ -8,9 +8,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simclr_tf.evaluation import markup
-from simclr_tf.evaluation.markup import Child, Html, element
-from simclr_tf.evaluation.measures import Measure, list_of, mapping_of, number_of, protocol_name
+from simclr_tf.evaluation.report import markup
+from simclr_tf.evaluation.report.markup import Child, Html, element
+from simclr_tf.evaluation.report.measures import (
+    Measure,
+    list_of,
+    mapping_of,
+    number_of,
+    protocol_name,
+)
 from simclr_tf.plots import COLOURS
 
 NOT_MEASURED = element("span", "not measured", class_="missing")

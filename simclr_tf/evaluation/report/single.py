@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation import markup
-from simclr_tf.evaluation.comparison import comparison_of
-from simclr_tf.evaluation.markup import Child, Html, Rows, element
-from simclr_tf.evaluation.measures import (
+from simclr_tf.evaluation.report import markup
+from simclr_tf.evaluation.report.comparison import comparison_of
+from simclr_tf.evaluation.report.markup import Child, Html, Rows, element
+from simclr_tf.evaluation.report.measures import (
     FRACTION_OF,
     HEALTH,
     Measure,
@@ -31,7 +31,7 @@ from simclr_tf.evaluation.measures import (
     protocols_of,
     share_name,
 )
-from simclr_tf.evaluation.report_parts import (
+from simclr_tf.evaluation.report.parts import (
     KINDS,
     NOT_MEASURED,
     Report,
@@ -73,7 +73,9 @@ def build_report(runs: Sequence[Report]) -> str:
         title, body = f"Comparison of {len(runs)} runs", comparison_of(runs)
     else:
         title, body = f"Evaluation of {runs[0].name}", _body(runs[0])
-    style = importlib.resources.files("simclr_tf.evaluation").joinpath("report.css").read_text()
+    style = (
+        importlib.resources.files("simclr_tf.evaluation.report").joinpath("report.css").read_text()
+    )
     return str(markup.page(title, style, body))
 
 

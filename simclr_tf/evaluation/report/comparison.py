@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simclr_tf.evaluation import markup
-from simclr_tf.evaluation.markup import Child, Html, Rows, element
-from simclr_tf.evaluation.measures import Measure, mapping_of, measures_of
-from simclr_tf.evaluation.report_parts import (
+from simclr_tf.evaluation.report import markup
+from simclr_tf.evaluation.report.markup import Child, Html, Rows, element
+from simclr_tf.evaluation.report.measures import Measure, mapping_of, measures_of
+from simclr_tf.evaluation.report.parts import (
     NOT_MEASURED,
     Report,
     contents,
