@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+TRAINED = {"whole": False, "frozen": True}  # what is trained -> whether the encoder is frozen
 VALIDATION = 0.1  # of the labelled images, for choosing the best weights
 JUDGED = 10  # times that a run is judged on those
 
@@ -67,7 +68,7 @@ def study(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     for fraction in arguments.fractions:
         labelled = images if fraction == 1.0 else max(1, round(fraction * images))
         epochs = epochs_for(arguments.steps, labelled, arguments.batch_size)
-        for frozen in (False, True):
+        for frozen in [TRAINED[name] for name in arguments.trained]:
             for encoder in arguments.encoders:
                 name, _, weights = encoder.partition("=")
                 for seed in range(arguments.seeds if fraction == min(arguments.fractions) else 1):
@@ -119,6 +120,7 @@ def main() -> None:
         help="WEIGHTS: a run or none",
     )
     parser.add_argument("--fractions", type=float, nargs="+", default=[0.1, 0.3, 1.0])
+    parser.add_argument("--trained", nargs="+", choices=list(TRAINED), default=list(TRAINED))
     parser.add_argument("--seeds", type=int, default=3, help="at the smallest fraction; else 1")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch_size", type=int, default=8)
