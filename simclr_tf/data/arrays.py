@@ -260,7 +260,7 @@ def _read_tfds(
     features = builder.info.features
     if "image" not in features:
         raise UserError(
-            f"Expected a feature 'image' in {name}, got {', '.join(features)}. Choose another set."
+            f"Expected a feature 'image' in {name}, got {', '.join(sorted(features))}. Choose another set."
         )
     mask_feature = None if rules is None else _mask_feature(features, name)
     images: np.ndarray = np.empty(0, np.uint8)
@@ -305,7 +305,7 @@ def _mask_feature(features: Any, name: str) -> str:
     if feature is None:
         raise UserError(
             f"Expected masks in {name} as one of {', '.join(MASK_FEATURES)}, got "
-            f"{', '.join(features)}. Choose another set."
+            f"{', '.join(sorted(features))}. Choose another set."
         )
     return feature
 
