@@ -260,7 +260,8 @@ def _read_tfds(
     features = builder.info.features
     if "image" not in features:
         raise UserError(
-            f"Expected a feature 'image' in {name}, got {', '.join(sorted(features))}. Choose another set."
+            f"Expected a feature 'image' in {name}, got {', '.join(sorted(features))}. Choose "
+            "another set."
         )
     mask_feature = None if rules is None else _mask_feature(features, name)
     images: np.ndarray = np.empty(0, np.uint8)
