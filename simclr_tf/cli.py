@@ -15,12 +15,19 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from simclr_tf.config import DATA_PRESETS, FROZEN_PRESET, PRESETS, SETTINGS, TASKS, Config
+from simclr_tf.config import (
+    DATA_PRESETS,
+    FROZEN_PRESET,
+    PRESETS,
+    SETTINGS,
+    TASKS,
+    WITHOUT_CHECKPOINTS,
+    Config,
+)
 from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
-WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate")  # tasks that cannot be resumed
 SAVE_PATHS = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.

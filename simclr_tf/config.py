@@ -28,6 +28,7 @@ TASKS = (
     "export",
     "check",
 )
+WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate")  # cannot be resumed
 DATASETS = ("shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH", "npz:FILE")
 OPTIMIZERS = ("lars", "sgd", "nesterov", "adam", "adamw", "nadam", "lamb")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
@@ -56,7 +57,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "val_fraction": 0.1,
         "eval_every_epochs": 1,
     },
-    "evaluate": _SUPERVISED | {"num_epochs": 8, "val_fraction": 0.1},
+    "evaluate": _SUPERVISED | {"num_epochs": 20, "val_fraction": 0.1},
     "check": {"finetune_save_path": "logs/check"},
 }
 
@@ -79,6 +80,7 @@ DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "batch_size": 128,
         "num_epochs": 15,
     },
+    ("evaluate", "shapes"): {"width_multiplier": 0.25},
     ("check", "shapes"): {"crop_area_min": 0.3},  # it shows what pre-training sees
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def test_an_evaluation_leaves_what_the_contract_names(evaluated):
         protocol = results["protocols"][name]
         assert len(protocol["accuracy"]) == 2
         assert protocol["mean"] == pytest.approx(np.mean(protocol["accuracy"]), abs=1e-3)
-        assert np.sum(protocol["confusion_matrix"]) == 24
+        assert np.sum(protocol["confusion_matrix"]) == 2 * 24  # of both seeds
         assert "training images" in protocol["settings"]["chosen_on"]
         assert protocol["top5"] is None  # of three classes
     assert set(results["baselines"]) == {"raw_pixels", "pca", "random_encoder"}
@@ -97,6 +98,7 @@ def test_fine_tuning_and_its_twin(pretrained, tmp_path):
     results = results_of(tmp_path)
     assert set(results["finetune"]) == set(results["supervised"]) == {"0.5"}
     runs = tmp_path / "fine_tuning"
+    assert not list(runs.rglob("*.safetensors"))
     twins = [results_of(runs / f"{name}_0.5_0") for name in ("finetune", "supervised")]
     assert [twin["accuracy"] for twin in twins] == [
         results["finetune"]["0.5"],
@@ -106,6 +108,10 @@ def test_fine_tuning_and_its_twin(pretrained, tmp_path):
     assert twins[1]["initial_weights"] == "random"
     for key in ("num_train", "num_test", "trainable_parameters"):
         assert twins[0][key] == twins[1][key], key
+    one, other = ({**twin["config"]} for twin in twins)
+    for name in ("init_weights", "finetune_save_path"):
+        assert one.pop(name) != other.pop(name)
+    assert one == other  # nothing else differs
     assert (tmp_path / "plots/fractions.png").exists()
     assert "knn" not in results
 
@@ -118,6 +124,45 @@ def test_runs_are_put_side_by_side(evaluated, pretrained, tmp_path):
     assert evaluate(both, pretrained, f"--compare={evaluated},{other}") == 0
     html = (both / "report.html").read_text(encoding="utf-8")
     assert "evaluation" in html and "other" in html and "init_weights" in html
+
+
+def test_what_is_chosen_does_not_depend_on_the_test_images(arrays, pretrained, tmp_path):
+    held = dict(np.load(arrays))
+    rng = np.random.default_rng(1)
+    held["x_test"] = rng.permutation(held["x_test"])
+    held["y_test"] = rng.permutation(held["y_test"])
+    np.savez(tmp_path / "other.npz", **held)
+    chosen = []
+    for name, path in (("one", arrays), ("two", tmp_path / "other.npz")):
+        flags = (f"--dataset=npz:{path}", "--protocols=knn,logreg,linear,mlp", "--seed=0")
+        assert evaluate(tmp_path / name, pretrained, *flags) == 0
+        protocols = results_of(tmp_path / name)["protocols"]
+        chosen.append({key: value["settings"] for key, value in protocols.items()})
+    assert chosen[0] == chosen[1] and set(chosen[0]) >= {"knn", "mlp"}
+
+
+def test_the_run_that_is_evaluated_and_files_of_the_user_are_left_alone(
+    pretrained, tmp_path, capsys
+):
+    before = sorted(pretrained.rglob("*"))
+    flags = (f"--finetune_save_path={pretrained}", "--protocols=knn", "--overwrite")
+    assert evaluate(tmp_path, pretrained, *flags) == 2
+    assert "Expected another folder" in capsys.readouterr().err
+    assert sorted(pretrained.rglob("*")) == before
+    own = tmp_path / "own"
+    (own / "plots").mkdir(parents=True)
+    (own / "report.html").write_text("mine")
+    assert evaluate(own, pretrained, "--protocols=knn") == 2
+    assert (own / "report.html").read_text() == "mine"
+    (own / "report.html").unlink()
+    (own / "plots/holiday.png").write_bytes(b"mine")
+    os.utime(own / "plots/holiday.png", (1e9, 1e9))
+    assert evaluate(own, pretrained, "--protocols=knn") == 0
+    assert "holiday.png" not in results_of(own)["pictures"]
+    assert evaluate(own, pretrained, "--protocols=knn") == 2
+    assert "--resume" not in capsys.readouterr().err
+    assert evaluate(own, pretrained, "--protocols=knn", "--overwrite") == 0
+    assert (own / "plots/holiday.png").exists() is False  # plots/ is a folder of the run
 
 
 @pytest.mark.parametrize(
@@ -142,10 +187,8 @@ def test_views_of_all_images_come_in_their_order(rng):
     source = Source("array", images)
     recipe = Recipe(jitter=False, colordrop=False)
 
-    def views(view: int, batch_size: int = 3) -> np.ndarray:
-        batches = view_batches(
-            source, batch_size=batch_size, recipe=recipe, seed=1, size=(8, 8), view=view
-        )
+    def views(view: int) -> np.ndarray:
+        batches = view_batches(source, batch_size=3, recipe=recipe, seed=1, size=(8, 8), view=view)
         return np.concatenate([batch.numpy() for batch in batches])
 
     plain = np.concatenate([b.numpy() for b in plain_batches(source, batch_size=3, size=(8, 8))])

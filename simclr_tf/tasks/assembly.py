@@ -24,7 +24,7 @@ import yaml
 
 import simclr_tf
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.pipeline import Shard, own_size, steps_per_epoch
 from simclr_tf.errors import UserError
@@ -148,7 +148,12 @@ def _make_ready(config: Config, strategy: distribution.Strategy | None, started:
         return Run(config, execution, folder, started, strategy)
     folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
     flag = "pretrain_save_path" if config.task == "pretrain" else "finetune_save_path"
-    folder.begin(resume=config.resume, overwrite=config.overwrite, flag=flag)
+    folder.begin(
+        resume=config.resume,
+        overwrite=config.overwrite,
+        flag=flag,
+        can_resume=config.task not in WITHOUT_CHECKPOINTS,
+    )
     return Run(config, execution, folder, started, strategy)
 
 
@@ -166,11 +171,7 @@ def _with_own_folder(config: Config) -> Config:
 
 def task_of(folder: pathlib.Path) -> str | None:
     """Returns the task of the run that lies in a folder; None where none does."""
-    try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return None
-    return settings.get("task") if isinstance(settings, dict) else None
+    return RunFolder(folder).task()
 
 
 def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.Strategy | None:

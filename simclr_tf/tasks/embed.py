@@ -102,11 +102,7 @@ def run(config: Config) -> dict[str, Any]:
 def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
     """Raises UserError where writing would cost the weights that are read, or files of the user."""
     folder = run.folder.path
-    if checkpoint is not None and folder.resolve() in checkpoint.resolve().parents:
-        raise UserError(
-            f"Expected another folder to write to than the one of the weights, got {folder} for "
-            "both. Pass another --finetune_save_path."
-        )
+    encoders.check_apart(folder, checkpoint)
     ours = assembly.task_of(folder) == "embed"
     there = [name for name in (FEATURES, TABLE) if (folder / name).exists()]
     if there and not ours:
@@ -139,6 +135,12 @@ def _embed_all(encoder: keras.Model, sources: Sources, size: Size, pace: Pace) -
             h[done : done + len(images)] = embed(encoder, [images])
             done += len(images)
             pace.add(len(images))
+    check_finite(h)
+    return h
+
+
+def check_finite(h: np.ndarray) -> None:
+    """Raises UserError for features, float [M, F], that are no numbers."""
     wrong = int((~np.isfinite(h).all(axis=1)).sum())
     if wrong:
         raise UserError(
@@ -146,7 +148,6 @@ def _embed_all(encoder: keras.Model, sources: Sources, size: Size, pace: Pace) -
             "images: the training of the encoder diverged. Pass an earlier checkpoint as "
             "--init_weights, or try --precision=float32."
         )
-    return h
 
 
 def _batches(source: data.Source, size: Size) -> Iterator[tf.Tensor]:

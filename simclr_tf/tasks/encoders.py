@@ -72,7 +72,7 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
         UserError: The user asked for another shape.
     """
     path = checkpoint.parent.parent / "config.yaml"
-    if not path.exists():
+    if not path.exists() or checkpoint.parent.name != "checkpoints":
         return config
     trained = yaml.safe_load(path.read_text())
     shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
@@ -115,10 +115,9 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         UserError: The user asked for another encoder or projection head than the run's.
     """
     config = adopt_encoder(config, checkpoint)
-    path = checkpoint.parent.parent / "config.yaml"
-    if not path.exists():
+    trained = settings_of(checkpoint)
+    if trained is None:
         return config
-    trained = Config.resolve(config=str(path))
     adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
     for name, value in adopted.items():
         if config.with_z and name in config.given and getattr(config, name) != value:
@@ -126,10 +125,11 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
                 f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
                 f"got {getattr(config, name)}. Leave out --{name}."
             )
+    same = all(getattr(config, name) == getattr(trained, name) for name in DATA_SETTINGS)
+    if "seed" not in config.given and (same or config.given.isdisjoint(DATA_SETTINGS)):
+        adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
     if config.given.isdisjoint(DATA_SETTINGS):
         adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
-        if "seed" not in config.given:
-            adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
         print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
     if config.given.isdisjoint(SIZE_SETTINGS):
         sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}
@@ -138,6 +138,23 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         if flags:
             print(f"size: that of the run, {' '.join(flags)}", flush=True)
     return config.replace(**adopted)
+
+
+def check_apart(folder: pathlib.Path, checkpoint: pathlib.Path | None) -> None:
+    """Raises UserError where writing to a folder would cost the weights that are read."""
+    if checkpoint is not None and folder.resolve() in checkpoint.resolve().parents:
+        raise UserError(
+            f"Expected another folder to write to than the one of the weights, got {folder} for "
+            "both. Pass another --finetune_save_path."
+        )
+
+
+def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
+    """Returns the settings of the run that a checkpoint lies in; None where it lies in none."""
+    if checkpoint is None or checkpoint.parent.name != "checkpoints":
+        return None
+    path = checkpoint.parent.parent / "config.yaml"
+    return Config.resolve(config=str(path)) if path.exists() else None
 
 
 def load_projection_head(

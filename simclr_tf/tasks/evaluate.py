@@ -33,7 +33,14 @@ from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.evaluation.probes import choose_head, score, train_head
 from simclr_tf.evaluation.report import build_report, read_report
 from simclr_tf.tasks import assembly, classification, encoders
-from simclr_tf.tasks.embed import NEIGHBOURS, SHOWN_QUERIES, draw_neighbours, project
+from simclr_tf.tasks.embed import (
+    NEIGHBOURS,
+    SHOWN_QUERIES,
+    check_finite,
+    draw_neighbours,
+    project,
+)
+from simclr_tf.tasks.predict import BATCH_PIXELS
 
 PROTOCOLS = ("knn", "logreg", "linear", "mlp", "finetune", "supervised", "baselines", "health")
 REPORT = "report.html"
@@ -92,10 +99,18 @@ def run(config: Config) -> dict[str, Any]:
             f"Expected a pre-training run in {config.pretrain_save_path}, got no checkpoint there. "
             "Run --task=pretrain first, or pass --init_weights=none for a random encoder."
         )
+    encoders.check_apart(run.folder.path, checkpoint)
+    _check_report(run)
     if checkpoint is not None:
         config = encoders.adopt_run(config, checkpoint)
     splits = assembly.load_splits(config, need_labels=True)
     train, test = assembly.train_and_test(config, splits)
+    if checkpoint is not None and "held back" in test.name:
+        print(
+            "note: there is no test split; the images held back here were, without their labels, "
+            "among those of the pre-training, unless it held back the same ones",
+            flush=True,
+        )
     size = assembly.view_size(config, train)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
@@ -106,7 +121,17 @@ def run(config: Config) -> dict[str, Any]:
     evaluation = Evaluation(run, train, test, size, encoder, checkpoint)
     evaluation.measure(asked)
     _fine_tune(evaluation, data.Splits(train, test), asked, fractions)
+    evaluation.draw()
     return evaluation.finish()
+
+
+def _check_report(run: assembly.Run) -> None:
+    """Raises UserError where a report lies that no evaluation wrote."""
+    if (run.folder.path / REPORT).exists() and run.folder.task() != "evaluate":
+        raise UserError(
+            f"Expected no {REPORT} in {run.folder.path} but that of --task=evaluate, got a file of "
+            "other origin. Move it, or pass another --finetune_save_path."
+        )
 
 
 def _protocols(config: Config) -> tuple[str, ...]:
@@ -129,6 +154,7 @@ def _fractions(config: Config) -> list[float]:
         fractions = [float(word) for word in config.label_fractions.split(",")]
     except ValueError:
         fractions = []
+    fractions = sorted(set(fractions))
     if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
         raise UserError(
             "Expected shares above 0 and up to 1 with commas between for --label_fractions, got "
@@ -163,6 +189,9 @@ class Evaluation:
         self.measured: dict[str, dict[str, Any]] = {}
         self.results: dict[str, Any] = {}
         self.names = train.class_names or tuple(map(str, range(train.num_classes)))
+        self.trained = encoders.settings_of(checkpoint)
+        self.began = time.time()
+        self.z: Split | None = None
         started = time.monotonic()
         self.h = Split(
             self._embed(encoder, train),
@@ -171,6 +200,8 @@ class Evaluation:
             test.labels,
             max(len(self.names), train.num_classes),
         )
+        for features in (self.h.train, self.h.test):
+            check_finite(features)
         images = len(train) + len(test)
         self.images_per_second = round(images / (time.monotonic() - started), 1)
         print(f"features of {images} images, {self.images_per_second:,.0f} images/s", flush=True)
@@ -187,12 +218,11 @@ class Evaluation:
             self._probe("mlp", lambda seed: _mlp(self.h, seed))
         if "baselines" in asked:
             self._baselines()
-        z = self._project()
-        if z is not None:
-            self._probe_z(z, asked)
+        self.z = self._project()
+        if self.z is not None:
+            self._probe_z(self.z, asked)
         if "health" in asked:
             self._health()
-        self._draw(z)
 
     def finish(self) -> dict[str, Any]:
         """Writes results and report."""
@@ -200,7 +230,8 @@ class Evaluation:
             if name in ("knn", "logistic_regression", "linear_probe", "mlp"):
                 self.results[name] = measured["mean"]
         folder = self.run.folder
-        pictures = sorted(path.name for path in folder.plots.glob("*.png"))
+        # Not those that a run which was interrupted, or the user, has left there.
+        drawn = [p for p in folder.plots.glob("*.png") if p.stat().st_mtime >= self.began - 1.0]
         results = self.run.finish(
             **self.results,
             protocols=self.measured,
@@ -210,7 +241,8 @@ class Evaluation:
             data=[self.train.name, self.test.name],
             view_size=list(self.size),
             checkpoint=str(self.checkpoint) if self.checkpoint else "random",
-            pictures=pictures,
+            pictures=sorted(path.name for path in drawn),
+            pretrain_config=self.trained.to_dict() if self.trained else None,
             report=REPORT,
             command=shlex.join(["python", *sys.argv]),
             date=datetime.date.today().isoformat(),
@@ -221,16 +253,24 @@ class Evaluation:
         return results
 
     def _embed(self, encoder: keras.Model, source: data.Source) -> np.ndarray:
-        return embed(encoder, plain_batches(source, batch_size=BATCH_SIZE, size=self.size))
+        return embed(encoder, plain_batches(source, batch_size=self._together(), size=self.size))
+
+    def _together(self) -> int:
+        """Returns the images that go through an encoder together."""
+        return min(max(BATCH_PIXELS // (self.size[0] * self.size[1]), 1), BATCH_SIZE)
 
     def _probe(self, name: str, probe: Probe, *, chosen_on: str = HELD_BACK) -> None:
         """Runs a probe with every seed and keeps what came of it."""
         started = time.monotonic()
-        outcomes = []
-        settings: dict[str, Any] = {}
+        outcomes, chosen = [], []
         for seed in self.seeds:
             scores, settings = probe(seed)
             outcomes.append(score(scores, self.h.test_labels, self.h.num_classes))
+            chosen.append(settings)
+            if name.startswith("knn"):  # classes that nobody votes for have no order
+                outcomes[-1]["top5"] = None
+        every = {key: [settings[key] for settings in chosen] for key in chosen[0]}
+        settings = {key: v[0] if len(set(v)) == 1 else v for key, v in every.items()}
         self._keep(name, outcomes, settings | {"chosen_on": chosen_on}, time.monotonic() - started)
 
     def _keep(
@@ -243,9 +283,10 @@ class Evaluation:
             "std": assembly.rounded(float(np.std(accuracies, ddof=1)))
             if len(accuracies) > 1
             else None,
-            "top5": outcomes[0].get("top5"),
-            "f1_macro": outcomes[0].get("f1_macro"),
-            "confusion_matrix": outcomes[0].get("confusion_matrix"),
+            "top5": _mean([outcome.get("top5") for outcome in outcomes]),
+            "f1_macro": _mean([outcome.get("f1_macro") for outcome in outcomes]),
+            # Of all seeds together.
+            "confusion_matrix": np.sum([o["confusion_matrix"] for o in outcomes], axis=0).tolist(),
             "settings": settings,
             "seconds": round(seconds, 2),
         }
@@ -257,13 +298,13 @@ class Evaluation:
             jitter=False,
             colordrop=False,
             blur=False,
-            crop_area_min=self.run.config.crop_area_min,
+            crop_area_min=self._recipe().crop_area_min,
         )
         views = [self.h.train.astype(np.float16)]
         for view in range(1, LINEAR_VIEWS):
             batches = view_batches(
                 self.train,
-                batch_size=BATCH_SIZE,
+                batch_size=self._together(),
                 recipe=recipe,
                 seed=self.run.config.seed,
                 size=self.size,
@@ -272,6 +313,10 @@ class Evaluation:
             views.append(embed(self.encoder, batches).astype(np.float16))
         features = self.h.of(np.stack(views), self.h.test)
         self._probe("linear_probe", lambda seed: _linear(features, seed))
+
+    def _recipe(self) -> Recipe:
+        """Returns the augmentation that the encoder was trained with."""
+        return (self.trained or self.run.config).recipe()
 
     def _baselines(self) -> None:
         """Pixels, their principal components and an untrained encoder, by nearest neighbours."""
@@ -306,9 +351,13 @@ class Evaluation:
             head = encoders.load_projection_head(
                 self.run.config, self.h.train.shape[1], self.checkpoint
             )
-        except UserError:
+        except UserError as error:
+            print(f"without z: {error}", flush=True)
             return None
-        return self.h.of(project(head, self.h.train), project(head, self.h.test))
+        z = self.h.of(project(head, self.h.train), project(head, self.h.test))
+        for projections in (z.train, z.test):
+            check_finite(projections)
+        return z
 
     def _probe_z(self, z: Split, asked: Sequence[str]) -> None:
         """The paper's claim: h tells the classes apart better than z = g(h) does."""
@@ -328,8 +377,8 @@ class Evaluation:
                 self.encoder,
                 view_batches(
                     some,
-                    batch_size=BATCH_SIZE,
-                    recipe=config.recipe(),
+                    batch_size=self._together(),
+                    recipe=self._recipe(),
                     seed=config.seed,
                     size=self.size,
                     view=view,
@@ -351,7 +400,8 @@ class Evaluation:
             ],
         }
 
-    def _draw(self, z: Split | None) -> None:
+    def draw(self) -> None:
+        """Draws confusion matrices, maps, neighbours, and copies the curves of the pre-training."""
         folder = self.run.folder
         for name in ("knn", "logistic_regression", "linear_probe", "mlp"):
             matrix = self.measured.get(name, {}).get("confusion_matrix")
@@ -362,14 +412,14 @@ class Evaluation:
                     folder.plots / f"confusion_matrix_{name}.png",
                     title=f"Confusion matrix, {name.replace('_', ' ')}",
                 )
-        self._draw_map(z)
+        self._draw_map(self.z)
         rows = _spread(len(self.test), SHOWN_QUERIES)
         found, similarities = nearest(self.h.train, self.h.test[rows], k=NEIGHBOURS)
         right = self.h.train_labels[found] == self.h.test_labels[rows][:, np.newaxis]
         draw_neighbours(
             self.run, self.train, self.test, rows, found, similarities, right, self.size
         )
-        if self.checkpoint is not None:  # the curves of the pre-training
+        if self.checkpoint is not None and self.trained is not None:
             for name in ("loss.png", "accuracy.png"):
                 curve = self.checkpoint.parent.parent / "plots" / name
                 if curve.exists():
@@ -465,7 +515,13 @@ def _map(features: np.ndarray, seed: int) -> np.ndarray:
     from sklearn.manifold import TSNE
 
     perplexity = min(30.0, (len(features) - 1) / 3)
-    return TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(features)
+    init = "pca" if features.shape[1] > 1 else "random"
+    return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(features)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return assembly.rounded(float(np.mean(known))) if known else None
 
 
 def _spread(count: int, most: int) -> np.ndarray:
@@ -478,6 +534,9 @@ def _fine_tune(
 ) -> None:
     """Trains the whole network with shares of the labels, from the encoder and from nothing."""
     starts = {"finetune": evaluation.checkpoint, "supervised": None}
+    if evaluation.checkpoint is None and "finetune" in asked:
+        print("not fine-tuned: a random encoder would be its own supervised twin", flush=True)
+        del starts["finetune"]
     found: dict[str, dict[str, list[float]]] = {}
     for name in (name for name in starts if name in asked):
         for fraction in fractions:
@@ -511,9 +570,11 @@ def _classify(
     config = evaluation.run.config
     labelled = math.ceil(fraction * len(evaluation.train))
     # With few labels an epoch is short: more of them, though not as many as would make up for it.
-    epochs = min(MOST_EPOCHS, round(config.num_epochs / math.sqrt(fraction)))
+    most = max(MOST_EPOCHS, config.num_epochs)
+    epochs = min(most, round(config.num_epochs / math.sqrt(fraction)))
+    folder = evaluation.run.folder.path / "fine_tuning" / f"{name}_{fraction}_{seed}"
     tf.keras.backend.clear_session()  # what the run before has built
-    return classification.run(
+    results = classification.run(
         config.replace(
             task="classification",
             init_weights=str(checkpoint) if checkpoint else "none",
@@ -525,15 +586,17 @@ def _classify(
             jitter=False,
             colordrop=False,
             blur=False,
+            crop_area_min=evaluation._recipe().crop_area_min,
+            overwrite=True,
             eval_every_epochs=0,
             save_every_epochs=epochs,
             keep_checkpoints=1,
-            finetune_save_path=str(
-                evaluation.run.folder.path / "fine_tuning" / f"{name}_{fraction:g}_{seed}"
-            ),
+            finetune_save_path=str(folder),
         ),
         splits,
     )
+    shutil.rmtree(folder / "checkpoints")  # nobody reads them, and they are large
+    return results
 
 
 def _compare(config: Config) -> dict[str, Any]:
@@ -544,7 +607,8 @@ def _compare(config: Config) -> dict[str, Any]:
             f"Expected at least two evaluated runs for --compare, got {config.compare!r}. Pass "
             "their folders with commas between."
         )
-    reports = [read_report(folder) for folder in folders]
+    for folder in folders:
+        read_report(folder)  # before anything is written
     run = assembly.start_run(config)
     if run.folder.path.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(
@@ -553,9 +617,7 @@ def _compare(config: Config) -> dict[str, Any]:
         )
     assembly.begin_or_resume(run, {})
     results = run.finish(
-        compared={
-            report.name: str(folder) for report, folder in zip(reports, folders, strict=True)
-        },
+        compared=[str(folder) for folder in folders],
         report=REPORT,
         images_per_second=None,
     )

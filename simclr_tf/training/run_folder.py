@@ -9,20 +9,19 @@ import pathlib
 import shutil
 from typing import Any
 
+import yaml
+
 from simclr_tf.errors import UserError
 from simclr_tf.training.checkpoints import Checkpoints
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
-FOLDERS = ("checkpoints", "plots", "tensorboard", "fine_tuning")
-FILES = (
-    "config.yaml",
-    "model.json",
-    "metrics.csv",
-    "results.json",
-    "report.html",
-    "features.npz",
-    "neighbours.csv",
-)
+FOLDERS = ("checkpoints", "plots", "tensorboard")
+FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
+# What one task writes beside that; where another task's run lies, such files are the user's.
+OF_TASK = {
+    "evaluate": ("report.html", "fine_tuning"),
+    "embed": ("features.npz", "neighbours.csv"),
+}
 
 Row = dict[str, Any]
 
@@ -42,7 +41,7 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.rows: list[Row] = []
 
-    def begin(self, *, resume: bool, overwrite: bool, flag: str) -> None:
+    def begin(self, *, resume: bool, overwrite: bool, flag: str, can_resume: bool = True) -> None:
         """Makes the folder, where the run that is asked for may be written there.
 
         Nothing is removed yet: a run that fails before its first step costs nobody the one before.
@@ -51,6 +50,7 @@ class RunFolder:
             resume: Go on with the run that lies there.
             overwrite: Replace the run that lies there.
             flag: Name of the flag that chose the folder, for the message.
+            can_resume: Whether the task can go on with a run, for the message.
 
         Raises:
             UserError: A run lies there and neither was asked for, or there is none to resume.
@@ -65,9 +65,10 @@ class RunFolder:
             )
         if (begun or finished) and not (resume or overwrite):
             state = "a finished" if finished else "an unfinished"
+            go_on = "--resume to go on with it, " if can_resume else ""
             raise UserError(
-                f"Expected no run in {self.path}, got {state} one. Pass --resume to go on with "
-                f"it, --overwrite to replace it, or another folder with --{flag}."
+                f"Expected no run in {self.path}, got {state} one. Pass {go_on}--overwrite to "
+                f"replace it, or another folder with --{flag}."
             )
         self.plots.mkdir(parents=True, exist_ok=True)
 
@@ -75,11 +76,21 @@ class RunFolder:
         """Removes what a run wrote here before, and nothing else."""
         if not (self.path / "config.yaml").exists():
             return
-        for name in FOLDERS:
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in FILES:
-            (self.path / name).unlink(missing_ok=True)
+        own = OF_TASK.get(self.task() or "", ())
+        for name in (*FOLDERS, *FILES, *own):
+            if (self.path / name).is_dir():
+                shutil.rmtree(self.path / name, ignore_errors=True)
+            else:
+                (self.path / name).unlink(missing_ok=True)
         self.plots.mkdir(exist_ok=True)
+
+    def task(self) -> str | None:
+        """Returns the task of the run that lies here; None where none does."""
+        try:
+            settings = yaml.safe_load((self.path / "config.yaml").read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return None
+        return settings.get("task") if isinstance(settings, dict) else None
 
     def resume_rows(self, step: int) -> None:
         """Reads the journal back up to a step; what a killed run wrote after it is dropped."""
