@@ -77,8 +77,10 @@ DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("segmentation", "shapes"): {
         "width_multiplier": 0.25,
-        "batch_size": 128,
-        "num_epochs": 15,
+        "crop_area_min": 0.5,
+        "batch_size": 32,
+        "learning_rate": 3e-3,
+        "num_epochs": 12,
     },
     ("evaluate", "shapes"): {"width_multiplier": 0.25},
     ("check", "shapes"): {"crop_area_min": 0.3},  # it shows what pre-training sees
