@@ -29,7 +29,14 @@ FIRST, LAST = 3, 10  # steps in the middle of an epoch and over its end
 
 def launch(*flags):
     command = [sys.executable, "-m", "simclr_tf.data.service", "--port=0", *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        # A shell that runs the tests in the background has Ctrl-C ignored, in all below it.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.default_int_handler),
+    )
 
 
 def address_of(process):
