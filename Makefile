@@ -45,7 +45,7 @@ $(ADDONS_STAMP): requirements-addons.txt
 		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
 	fi
 
-demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 8 minutes on 2 cores)
+demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 7 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
 	$(RUN) --task=classification --freeze=True --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/frozen --overwrite
