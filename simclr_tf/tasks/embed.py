@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +22,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
+from simclr_tf.training.run_folder import write_whole
 
 FEATURES, TABLE, PICTURE = "features.npz", "neighbours.csv", "plots/neighbours.png"
 SPLITS = ("train", "test", "unlabelled")
@@ -152,13 +152,7 @@ def check_finite(h: np.ndarray) -> None:
 
 def _batches(source: data.Source, size: Size) -> Iterator[tf.Tensor]:
     together = min(max(BATCH_PIXELS // (size[0] * size[1]), 1), MOST_TOGETHER)
-    try:
-        yield from data.plain_batches(source, batch_size=together, size=size)
-    except tf.errors.OpError:
-        # TensorFlow has made a long text of the error that names the file: raise that one.
-        for index in range(len(source)):
-            source.read(index)
-        raise
+    yield from data.plain_batches(source, batch_size=together, size=size)
 
 
 def project(head: ProjectionHead, h: np.ndarray) -> np.ndarray:
@@ -179,17 +173,6 @@ def _labels_of(source: data.Source) -> np.ndarray:
     return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
 
 
-def _write(run: assembly.Run, name: str, save: Callable[[pathlib.Path], None]) -> None:
-    """Calls `save` with a path and gives what it wrote its name once it is whole."""
-    path = run.folder.path / name
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _write_features(
     run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
 ) -> None:
@@ -206,7 +189,7 @@ def _write_features(
         with open(path, "wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    _write(run, FEATURES, save)
+    write_whole(run.folder.path / FEATURES, save)
     widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
     print(f"features of {len(h)} images, {widths}, in {run.folder.path / FEATURES}", flush=True)
 
@@ -256,7 +239,7 @@ def _write_table(
             for own, near, alike in zip(asked, found, similarities, strict=True):
                 table.writerow([own, *(names[i] for i in near), *(f"{s:.6f}" for s in alike)])
 
-    _write(run, TABLE, save)
+    write_whole(run.folder.path / TABLE, save)
 
 
 def draw_neighbours(

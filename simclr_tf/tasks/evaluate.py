@@ -271,11 +271,12 @@ class Evaluation:
                 outcomes[-1]["top5"] = None
         every = {key: [settings[key] for settings in chosen] for key in chosen[0]}
         settings = {key: v[0] if len(set(v)) == 1 else v for key, v in every.items()}
-        self._keep(name, outcomes, settings | {"chosen_on": chosen_on}, time.monotonic() - started)
+        self.keep(name, outcomes, settings | {"chosen_on": chosen_on}, time.monotonic() - started)
 
-    def _keep(
+    def keep(
         self, name: str, outcomes: list[dict[str, Any]], settings: dict[str, Any], seconds: float
     ) -> None:
+        """Keeps what a protocol measured, an outcome for each seed, and prints its mean."""
         accuracies = [outcome["accuracy"] for outcome in outcomes]
         self.measured[name] = {
             "accuracy": [assembly.rounded(value) for value in accuracies],
@@ -298,7 +299,7 @@ class Evaluation:
             jitter=False,
             colordrop=False,
             blur=False,
-            crop_area_min=self._recipe().crop_area_min,
+            crop_area_min=self.recipe().crop_area_min,
         )
         views = [self.h.train.astype(np.float16)]
         for view in range(1, LINEAR_VIEWS):
@@ -314,7 +315,7 @@ class Evaluation:
         features = self.h.of(np.stack(views), self.h.test)
         self._probe("linear_probe", lambda seed: _linear(features, seed))
 
-    def _recipe(self) -> Recipe:
+    def recipe(self) -> Recipe:
         """Returns the augmentation that the encoder was trained with."""
         return (self.trained or self.run.config).recipe()
 
@@ -378,7 +379,7 @@ class Evaluation:
                 view_batches(
                     some,
                     batch_size=self._together(),
-                    recipe=self._recipe(),
+                    recipe=self.recipe(),
                     seed=config.seed,
                     size=self.size,
                     view=view,
@@ -546,7 +547,7 @@ def _fine_tune(
                 for seed in evaluation.seeds
             ]
             settings = {"epochs": outcomes[0]["config"]["num_epochs"], "chosen_on": "nothing"}
-            evaluation._keep(f"{name}_{key}", outcomes, settings, time.monotonic() - started)
+            evaluation.keep(f"{name}_{key}", outcomes, settings, time.monotonic() - started)
             found.setdefault(name, {})[key] = [outcome["accuracy"] for outcome in outcomes]
             evaluation.results.setdefault(name, {})[key] = evaluation.measured[f"{name}_{key}"][
                 "mean"
@@ -586,7 +587,7 @@ def _classify(
             jitter=False,
             colordrop=False,
             blur=False,
-            crop_area_min=evaluation._recipe().crop_area_min,
+            crop_area_min=evaluation.recipe().crop_area_min,
             overwrite=True,
             eval_every_epochs=0,
             save_every_epochs=epochs,

@@ -31,7 +31,7 @@ from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 from simclr_tf.training.execution import choose_execution
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.run_folder import RunFolder, write_whole
 
 UNUSED = ("strategy", "xla", "cache", "val_fraction", "num_classes", "label_fraction")
 TRAINED_TASKS = ("classification", "segmentation")
@@ -307,12 +307,7 @@ class OutputFolder:
         """Calls `save` with a path and gives what it wrote its name once it is whole."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(path.name + ".partial")
-        try:
-            save(partial)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_whole(path, save)
 
     def write_table(self, columns: Row, rows: Iterable[Row]) -> None:
         """Writes the table."""

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -121,9 +122,18 @@ class RunFolder:
 
     def write_results(self, results: dict[str, Any]) -> None:
         """Writes `results.json`, whole or not at all."""
-        partial = self.path / "results.json.partial"
-        partial.write_text(json.dumps(results, indent=2) + "\n")
-        os.replace(partial, self.path / "results.json")
+        text = json.dumps(results, indent=2) + "\n"
+        write_whole(self.path / "results.json", lambda path: path.write_text(text))
+
+
+def write_whole(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:
+    """Calls `save` with a path and gives what it wrote its name once it is whole."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        save(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _number(text: str) -> float | int | str:
