@@ -116,12 +116,14 @@ def main(arguments: list[str] | None = None) -> list[Row]:
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant")
     parser.add_argument("--json", type=Path, default=None, help="where the rows are written")
-    parser.add_argument("flags", nargs="*", help="flags of every pre-training, after --")
-    asked = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    # argparse gives what follows `--` to nobody where an option stood between the two positionals.
+    end = words.index("--") if "--" in words else len(words)
+    asked, flags = parser.parse_args(words[:end]), words[end + 1 :]
     study = yaml.safe_load(asked.study.read_text())
     base = [f"--config={asked.study.parent / study['config']}"] if "config" in study else []
     rows = [
-        measure(study, variant, seed, asked.out, base, asked.flags)
+        measure(study, variant, seed, asked.out, base, flags)
         for variant in study["variants"]
         for seed in range(asked.seeds)
     ]
