@@ -5,16 +5,17 @@ mkdocs calls `on_page_markdown` for each page; nothing here imports TensorFlow.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import itertools
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import simclr_tf
+from simclr_tf.cli import meaning_of
 from simclr_tf.config import SETTINGS
-from simclr_tf.settings import show, spell_bounds
+from simclr_tf.settings import show
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -30,14 +31,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def settings() -> Iterator[str]:
     """Yields a table of the settings of each group."""
     for group, fields in itertools.groupby(SETTINGS.values(), lambda f: f.metadata["group"]):
-        yield from ("", f"## {group.capitalize()}", "", "| flag | default | meaning |", "|---|---|---|")
+        yield f"\n## {group.capitalize()}\n\n| flag | default | meaning |\n|---|---|---|"
         for field in fields:
-            default, choices = show(field.default), field.metadata["choices"]
-            meaning = field.metadata["help"].replace("|", r"\|")
-            if choices:
-                meaning += f" One of {', '.join(map(str, choices))}."
-            elif field.metadata["bounds"]:
-                meaning += f" {spell_bounds(field.metadata['bounds']).capitalize()}."
+            default = show(field.default)
+            meaning = "<br>".join(meaning_of(field)).replace("|", r"\|")
             yield f"| `--{field.name}` | {'' if default == '' else f'`{default}`'} | {meaning} |"
 
 
@@ -50,7 +47,8 @@ def public_names() -> Iterator[str]:
         yield from ("", f"## st.{name}", "")
         homes = homes_of(module)
         if not homes:  # a module, not a package
-            yield from (f"::: {module}", "    options:", "      show_root_heading: false", "")
+            options = ("options:", "  show_root_heading: false", "  show_root_toc_entry: false")
+            yield from (f"::: {module}", *(f"    {line}" for line in options), "")
         for public, home in sorted(homes.items()):
             yield from directive(f"st.{name}.{public}", f"{home}.{public}")
 
@@ -66,9 +64,13 @@ def homes_of(module: str) -> dict[str, str]:
     source = ROOT.joinpath(*module.split("."), "__init__.py")
     if not source.exists():
         return {}
-    found = re.findall(r"^from (\S+) import (.+)$", source.read_text(), re.MULTILINE)
-    homes = {name: home for home, names in found for name in names.split(", ")}
-    if f"{module}." not in "".join(homes.values()):  # loaded on first use
+    homes = {
+        name.name: node.module
+        for node in ast.parse(source.read_text()).body
+        if isinstance(node, ast.ImportFrom) and node.module.startswith(f"{module}.")
+        for name in node.names
+    }
+    if not homes:  # loaded on first use
         package = importlib.import_module(module)
         homes = {name: f"{module}.{home}" for name, home in package._HOME.items()}
     return homes

@@ -32,7 +32,7 @@ def arguments_of(program: str) -> set[str]:
 
 
 def unknown_flags(text: str) -> list[str]:
-    """Returns the flags that are no setting, nor an argument of a program that the section names."""
+    """Returns the flags that are neither settings nor arguments of a program the section names."""
     unknown = []
     for section in sections_of(text):
         known = {"help", *SETTINGS, *SWITCHES}.union(*map(arguments_of, PROGRAM.findall(section)))
