@@ -108,6 +108,18 @@ def describe() -> str:
     return "\n\n".join(blocks)
 
 
+def meaning_of(field: dataclasses.Field) -> list[str]:
+    """Returns a setting's meaning with the allowed values, then each value that presets give it."""
+    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
+    meaning = field.metadata["help"]
+    if choices:
+        meaning += f" One of {', '.join(map(str, choices))}."
+    elif bounds:
+        meaning += f" {spell_bounds(bounds).capitalize()}."
+    presets = _presets_of(field.name).items()
+    return [meaning, *(f"{value} for {', '.join(places)}." for value, places in presets)]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message[:1].upper()}{message[1:]}. `python config.py` lists every flag.")
@@ -202,18 +214,13 @@ def _fail(code: int, message: str) -> int:
 
 
 def _describe_setting(field: dataclasses.Field) -> str:
-    choices, bounds = field.metadata["choices"], field.metadata["bounds"]
-    meaning = field.metadata["help"]
-    if choices:
-        meaning += f" One of {', '.join(map(str, choices))}."
-    elif bounds:
-        meaning += f" {spell_bounds(bounds).capitalize()}."
     default = show(field.default)
     head = f"  --{field.name:<22}{'(none)' if default == '' else default!s:<16}"
-    width = 100 - len(head)
-    lines = textwrap.wrap(meaning, width, break_on_hyphens=False)
-    for value, places in _presets_of(field.name).items():
-        lines += textwrap.wrap(f"{value} for {', '.join(places)}.", width)
+    lines = [
+        line
+        for part in meaning_of(field)
+        for line in textwrap.wrap(part, 100 - len(head), break_on_hyphens=False)
+    ]
     return "\n".join([head + lines[0], *(" " * len(head) + line for line in lines[1:])])
 
 

@@ -77,7 +77,9 @@ def draw_views(
     Args:
         recipe: The operations and their strengths.
         count: N, the number of views.
-        seed, step, stream: The draws are a function of these alone.
+        seed: The draws are a function of it, of the step and of the stream alone.
+        step: As the seed.
+        stream: As the seed.
         size: (h, w) of the views in pixels.
         aspect: Width over height of the source images, a scalar or float32 [N].
     """

@@ -104,9 +104,10 @@ def two_views(
         recipe: The augmentation.
         seed: Order and draws are functions of it and of the step.
         size: (h, w) of the views in pixels; None: that of the images.
-        first_step, last_step: The steps to make, first included, last not, counted over all epochs.
-            None: one epoch each time the data set is iterated, each epoch in its own order, which
-            is what `model.fit(views, epochs=100)` wants.
+        first_step: The first step to make, counted over all epochs. None: one epoch each time the
+            data set is iterated, each epoch in its own order, which is what
+            `model.fit(views, epochs=100)` wants.
+        last_step: The step before which to end; None beside a `first_step` of None.
         step_stride: Distance between the steps that are made; not used without `first_step`.
         dtype: float32, or bfloat16 where the model computes in it (see `augment.apply_views`).
         shard: The replicas whose rows are made, a batch of N / R for each in turn.

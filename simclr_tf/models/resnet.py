@@ -30,8 +30,7 @@ def resnet(
     """Builds an encoder: images float [N, H, W, 3] in [0, 1] -> features h [N, F].
 
     The outputs of the stem and the stages are the layers named in `STAGES`: a decoder takes them
-        with
-    `encoder.get_layer("stage3").output`. Images of any size are taken.
+    with `encoder.get_layer("stage3").output`. Images of any size are taken.
 
     Args:
         depth: 18, 34 or 50.

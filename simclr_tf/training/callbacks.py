@@ -122,7 +122,8 @@ class KNNMonitor(keras.callbacks.Callback):
         test: Images with labels that are classified.
         every_epochs: Epochs between two looks; 0: none but those asked for by `measure`.
         size: (h, w) that images are brought to; None: their own.
-        k, temperature: Neighbours and temperature of the vote (arXiv 1805.01978).
+        k: Neighbours that vote (arXiv 1805.01978).
+        temperature: That of the vote.
         limit: Most images taken of either set, spread evenly over it: a look stays cheap.
     """
 
