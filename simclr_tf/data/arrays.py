@@ -74,6 +74,19 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
     return share_classes(train, test)
 
 
+def npz_holds_masks(path: str) -> bool:
+    """Tells whether an .npz file has masks, or labels of every pixel, for its training images."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            label_key = _first(TRAIN_KEYS.labels, file.files)
+            if _first(TRAIN_KEYS.masks, file.files) is not None:
+                return True
+            return label_key is not None and file[label_key].ndim > 2
+    # What is no such file is said by who loads it.
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError):
+        return False
+
+
 def _first(names: tuple[str, ...], there: Container[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
