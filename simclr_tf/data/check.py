@@ -29,7 +29,8 @@ from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import Problem
 from simclr_tf.data.sources import Source, Splits, each_split
 
-SAMPLE = 64  # images of a split that are decoded before a run starts
+# What is decoded of a split before a run starts: so many images, and pixels in all.
+SAMPLE, SAMPLE_PIXELS = 64, 100_000_000
 Size = tuple[int, int]
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
@@ -126,14 +127,20 @@ IMAGE_CHECKS: dict[str, Callable[[str, Facts, Size], str]] = {
 # -- split by split --
 
 
-def absent_classes(source: Source, kind: str) -> Iterator[Problem]:
-    """Classes without an image."""
-    if source.labels is None or not source.num_classes:
+def absent_classes(splits: Splits) -> Iterator[Problem]:
+    """Classes without a training image, and those trained on but never reported on."""
+    train, test = splits.train, splits.test
+    if train.labels is None or not len(train):
         return
-    counts = np.bincount(source.labels, minlength=source.num_classes)
-    names = source.class_names or tuple(map(str, range(source.num_classes)))
-    for label in np.flatnonzero(counts == 0):
-        yield Problem(kind, source.name, f"class {names[label]}")
+    names = train.class_names or tuple(map(str, range(train.num_classes)))
+    trained = np.bincount(train.labels, minlength=len(names)) > 0
+    for label in np.flatnonzero(~trained):
+        yield Problem("class without images", train.name, f"class {names[label]}")
+    if test is None or test.labels is None:
+        return
+    tested = np.isin(np.arange(len(trained)), test.labels)
+    for label in np.flatnonzero(trained & ~tested):
+        yield Problem("class not tested", test.name, f"class {names[label]}")
 
 
 def wrong_labels(source: Source, num_classes: int) -> Iterator[Problem]:
@@ -170,6 +177,7 @@ class Checked(NamedTuple):
     """What a check found.
 
     Attributes:
+        read: How many images were read.
         splits: The images that decode, their sizes known.
         problems: In no order.
         smallest: Lowest height and lowest width in pixels.
@@ -177,6 +185,7 @@ class Checked(NamedTuple):
         sizes: How many sizes there are.
     """
 
+    read: int
     splits: Splits
     problems: list[Problem]
     smallest: Size
@@ -206,22 +215,22 @@ def check_splits(
         sizes.update(seen)
         return kept
 
+    read = sum(map(len, splits.present()))
     splits = each_split(splits, check)
-    for source, kind in ((splits.train, "class without images"), (splits.test, "class not tested")):
-        if source is not None:
-            problems += absent_classes(source, kind)
-            problems += wrong_labels(source, num_classes)
+    problems += absent_classes(splits)
+    for source in splits.present():
+        problems += wrong_labels(source, num_classes)
     problems += _check_copies(splits)
     if masks is not None and splits.train.has_masks:
         problems += wrong_masks(splits, masks)
     heights, widths = zip(*sizes, strict=True) if sizes else ((0,), (0,))
     return Checked(
-        splits, problems, (min(heights), min(widths)), (max(heights), max(widths)), len(sizes)
+        read, splits, problems, (min(heights), min(widths)), (max(heights), max(widths)), len(sizes)
     )
 
 
 def look_at(splits: Splits, *, view: Size, labels: bool) -> list[Problem]:
-    """The quick form: decodes at most SAMPLE image files of each split, spread over it.
+    """The quick form: decodes a sample of the image files of each split.
 
     Args:
         splits: As a task uses them.
@@ -231,11 +240,19 @@ def look_at(splits: Splits, *, view: Size, labels: bool) -> list[Problem]:
     problems: list[Problem] = []
     for source in splits.present():
         if source.images is None:
-            chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
-            problems += _check_images(source.take(chosen), view)[1]
+            problems += _check_images(source.take(_sample(source)), view)[1]
     if labels:
-        problems += absent_classes(splits.train, "class without images")
+        problems += absent_classes(splits)
     return problems
+
+
+def _sample(source: Source) -> np.ndarray:
+    """Returns the indices of the files that are looked at, spread over a set."""
+    chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
+    if source.file_sizes is None:
+        return chosen
+    pixels = np.cumsum(source.file_sizes[chosen].prod(axis=1, dtype=np.int64))
+    return chosen[: max(1, np.count_nonzero(pixels <= SAMPLE_PIXELS))]
 
 
 def _check_images(source: Source, view: Size) -> tuple[Source, list[Problem], set[Size]]:
@@ -281,7 +298,16 @@ def _check_copies(splits: Splits) -> Iterator[Problem]:
         for index, label in enumerate(labels):
             name = source.paths[index] if source.paths else f"{source.name}[{index}]"
             spelled = "" if label is None else names[label] if names else str(label)
-            items.append(Item(name, source is not splits.test, spelled, source, index))
+            items.append(
+                Item(
+                    name,
+                    _at(source, index, "", name, "").place,
+                    source is not splits.test,
+                    spelled,
+                    source,
+                    index,
+                )
+            )
     in_memory = [s for s in sources if not s.paths]
     keys = keys_of_images(in_memory) if in_memory else keys_of_files([i.name for i in items])
     for kind, item, detail in compare_copies(items, keys):

@@ -19,6 +19,7 @@ class Item(NamedTuple):
 
     Attributes:
         name: Its file, or its place in an array.
+        place: The same, with the line of a list.
         trained: Whether it is trained on; else it is reported on.
         label: The name of its class; "" where there is none.
         source: The split it lies in.
@@ -26,6 +27,7 @@ class Item(NamedTuple):
     """
 
     name: str
+    place: str
     trained: bool
     label: str
     source: Source
@@ -70,12 +72,12 @@ def compare_copies(
     for first, *others in groups.values():
         for other in others:
             if first.label and other.label and first.label != other.label:
-                detail = f"class {other.label}, but class {first.label} as {first.name}"
+                detail = f"class {other.label}, but class {first.label} as {first.place}"
                 yield "two labels", other, detail
             if first.trained and not other.trained:
-                yield "leak", other, f"trained on as {first.name}"
-            elif first.source is other.source:
-                yield "duplicate", other, f"the same as {first.name}"
+                yield "leak", other, f"trained on as {first.place}"
+            elif first.source is other.source and first.label == other.label:
+                yield "duplicate", other, f"the same as {first.place}"
 
 
 def _stat(path: str) -> tuple[int, tuple[int, int]] | None:

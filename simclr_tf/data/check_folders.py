@@ -33,7 +33,7 @@ def links_out(root: str, paths: Sequence[str]) -> Iterator[Problem]:
             real_folders[folder] = os.path.realpath(folder)
         real = os.path.join(real_folders[folder], name)
         target = os.path.realpath(real) if os.path.islink(real) else real
-        if not _within(target, home):
+        if not _within(target, home) and os.path.exists(target):
             yield Problem("link out", path, f"it is {target}")
 
 
@@ -47,7 +47,7 @@ def unread_files(root: str, read: set[str]) -> Iterator[Problem]:
             if path in read or name.startswith("."):
                 continue
             if is_image_name(name):
-                yield Problem("outside the classes", path, "not read")
+                yield Problem("outside the classes", path)
             else:
                 others.setdefault(os.path.splitext(name)[1].lower(), []).append(path)
     for extension, found in sorted(others.items()):
@@ -64,10 +64,10 @@ def odd_links(root: str, read: set[str]) -> Iterator[Problem]:
             if not os.path.islink(path):
                 continue
             target = os.path.realpath(path)
-            if _within(os.path.realpath(here), target):
+            if path not in followed:
+                yield Problem("linked folder", path, f"it leads to {target}")
+            elif _within(os.path.realpath(here), target):
                 yield Problem("link loop", path, f"it leads to {target}")
-            elif path not in followed:
-                yield Problem("linked folder", path, f"the files of {target} are not read")
 
 
 def _folders_above(paths: set[str]) -> set[str]:

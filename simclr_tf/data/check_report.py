@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,16 @@ from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
 COLUMNS = ("kind", "severity", "file", "line", "detail", "list")
 
 
-def spell_problems(problems: Sequence[Problem], *, skip_bad_images: bool = False) -> str:
-    """Returns the problems by severity and kind: how many there are, and the first few."""
+def spell_problems(
+    problems: Sequence[Problem], *, skip_bad_images: bool = False, root: str = ""
+) -> str:
+    """Returns the problems by severity and kind: how many there are, and the first few.
+
+    Args:
+        problems: In any order.
+        skip_bad_images: Whether bad images are left out.
+        root: A folder that names below it are shown without.
+    """
     groups: dict[tuple[str, str], list[Problem]] = {}
     for problem in problems:
         severity = problem.severity(skip_bad_images=skip_bad_images)
@@ -22,11 +31,25 @@ def spell_problems(problems: Sequence[Problem], *, skip_bad_images: bool = False
     lines = []
     for severity, kind in sorted(groups, key=_rank):
         found = groups[severity, kind]
-        lines.append(f"{severity}: {kind}, {len(found):,} - {KINDS[kind].meaning}")
-        lines += [f"    {_spell(problem)}" for problem in found[:NAMED]]
-        if len(found) > NAMED:
-            lines.append(f"    ... and {len(found) - NAMED:,} more")
-    return "\n".join(lines)
+        lines.append(f"{severity}: {kind} ({len(found):,}): {KINDS[kind].meaning}")
+        lines += [f"    {line}" for line in _spell_first(found)]
+    text = "\n".join(lines)
+    return text.replace(f"{root.rstrip(os.sep)}{os.sep}", "") if root else text
+
+
+def _spell_first(problems: Sequence[Problem]) -> list[str]:
+    """Returns NAMED lines at most, those that many share first, and how many more there are."""
+    details = Counter(problem.detail for problem in problems)
+    shared = [detail for detail, times in details.most_common() if detail and times > NAMED][:NAMED]
+    lines = []
+    for detail in shared:
+        first = next(problem for problem in problems if problem.detail == detail)
+        lines.append(f"{details[detail]:,} times: {detail}; the first {first.place}")
+    others = [problem for problem in problems if problem.detail not in shared]
+    room = NAMED - len(lines)
+    lines += [_spell(problem) for problem in others[:room]]
+    left = len(others) - room
+    return [*lines, f"... and {left:,} more"] if left > 0 else lines
 
 
 def _rank(group: tuple[str, str]) -> tuple[int, int]:

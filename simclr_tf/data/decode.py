@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
+import re
 import struct
 import warnings
 from collections.abc import Callable
@@ -180,7 +182,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
             # leak to the process, as filters are not kept per thread.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError
+                raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
             # All in one block: between blocks the decoder would wait for the interpreter's lock.
             image.decodermaxblock = max(image.decodermaxblock, Path(path).stat().st_size)
             return use(image)
@@ -192,12 +194,14 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         else:
             message = f"Expected {kind} at {path}, got no such file. Correct the path."
             raise BadFile(message, kind="missing", reason="no such file") from None
-    except Image.DecompressionBombError:
+    except Image.DecompressionBombError as error:
+        claimed = re.search(r"(\d+) pixels", str(error))
+        reason = f"{int(claimed[1]):,} pixels by its header" if claimed else "by its header"
         raise BadFile(
-            f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
-            f"Reduce it{leave_out}; --max_pixels sets the limit.",
+            f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got {path} ({reason}). "
+            f"Reduce it, pass a larger --max_pixels{leave_out}.",
             kind="too large",
-            reason=f"its header claims more than {Image.MAX_IMAGE_PIXELS:,} pixels (--max_pixels)",
+            reason=reason,
         ) from None
     except UnidentifiedImageError:
         fault, reason = _say_what(path)
@@ -211,8 +215,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         TypeError,
         ArithmeticError,
     ) as error:
-        # With a number it is the system's: permissions, links in a circle.
-        fault = "unreadable" if getattr(error, "errno", None) else "damaged"
+        number = getattr(error, "errno", None)  # the system's
+        fault = "broken link" if number == errno.ELOOP else "unreadable" if number else "damaged"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     raise BadFile(
         f"Expected {kind} that decodes, got {path} ({reason}). {mend}", kind=fault, reason=reason

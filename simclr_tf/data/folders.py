@@ -101,17 +101,24 @@ def _pair(image_folder: Path, mask_folder: Path, name: str, report: Report) -> S
         else:
             one = ", ".join(these or ["no image"]), ", ".join(those or ["no mask"])
             wrong.append(Problem("pairing", (these or those)[0], " and ".join(one)))
-    if wrong and (report is refuse or not pairs):
-        raise UserError(
+    if wrong:
+        fault = (
             f"Expected one mask in {mask_folder} for each image in {image_folder}, of the same "
             f"name but for the extension, got {len(wrong)} without:\n"
             f"{name_first([problem.detail for problem in wrong])}\n"
             "Add or remove files, or pass lists of image,mask lines as --train_file_path."
         )
-    for problem in wrong:
-        report(problem)
+        _tell(refuse if not pairs else report, fault, *wrong)
     paths, mask_paths = zip(*pairs, strict=True)
     return Source(name, paths=paths, mask_paths=mask_paths)
+
+
+def _tell(report: Report, fault: str, *problems: Problem) -> None:
+    """Reports problems; where the first is one too many, raises UserError with `fault`."""
+    if report is refuse:
+        raise UserError(fault)
+    for problem in problems:
+        report(problem)
 
 
 def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
@@ -132,7 +139,7 @@ def _list_folder(root: Path, name: str, report: Report) -> Source:
         found = _find_below(root / folder)
         if not found:
             fault = _nothing_in(root / folder, f"{name}, class {folder}", "images")
-            report(Problem("empty folder", str(root / folder), fault))
+            _tell(report, fault, Problem("empty folder", str(root / folder)))
         paths += found
         labels += [label] * len(found)
     if not paths:
@@ -179,7 +186,7 @@ def _with_classes_of(train: Source, test: Source, report: Report) -> Source:
             f"Expected only classes of {train.name} in {test.name}, got {', '.join(unknown)} too. "
             "Add training images of them, or remove the folders."
         )
-        report(Problem("unknown class", test.name, fault))
+        _tell(report, fault, *(Problem("unknown class", test.name, c) for c in unknown))
         known = np.array([name not in unknown for name in test.class_names])[test.labels]
         test = test.take(np.flatnonzero(known))
     numbers = np.array(

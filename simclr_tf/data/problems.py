@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     # -- names --
     "line": Kind(ERROR, "the line of the list is wrong: correct it"),
-    "label": Kind(ERROR, "the label is wrong: correct it"),
+    "label": Kind(ERROR, "the label is wrong: correct it, see --num_classes"),
     "pairing": Kind(ERROR, "image without a mask, or mask without an image: add or remove files"),
     "empty folder": Kind(ERROR, "a class's folder without images: add some, or remove it"),
     "unknown class": Kind(ERROR, "classes that no training image has: add some, or remove these"),
@@ -39,12 +39,12 @@ KINDS: dict[str, Kind] = {
     ),
     "class without images": Kind(WARNING, "no training image has this class: add some"),
     "class not tested": Kind(NOTICE, "no image that is reported on has this class"),
-    "outside the classes": Kind(
-        WARNING, "images beside the class folders are not read: move them into a class"
-    ),
+    "outside the classes": Kind(WARNING, "images in no class or split are not read: move them"),
     "not read": Kind(NOTICE, "files whose extension is not looked for"),
-    "linked folder": Kind(WARNING, "a link to a folder is not followed below the classes"),
-    "link loop": Kind(ERROR, "the link leads back to a folder above it: remove it"),
+    "linked folder": Kind(
+        WARNING, "links to folders are not followed below the classes: their images are not read"
+    ),
+    "link loop": Kind(ERROR, "a class is a link to a folder above it: remove it"),
     "link out": Kind(WARNING, "a link leads out of the data's folder: a copy would miss the file"),
     "odd name": Kind(NOTICE, "the name is no UTF-8: it is read, and shown as \\udcXX"),
     # -- files --
@@ -120,5 +120,4 @@ Report = Callable[[Problem], None]
 def refuse(problem: Problem) -> None:
     """Stops at a problem that training cannot go on with; the way of every task but the check."""
     if KINDS[problem.kind].severity == ERROR:
-        # Details of folders are messages of their own.
-        raise UserError(f"{problem.place}: {problem.detail}" if problem.line else problem.detail)
+        raise UserError(f"{problem.place}: {problem.detail}")

@@ -78,12 +78,19 @@ def run(config: Config) -> dict[str, Any]:
     if not errors:
         _describe(checked)
     if problems:
-        print(spell_problems(problems, skip_bad_images=skip))
-    print(f"{spell_counts(problems, skip_bad_images=skip)}; all of them in {table}", flush=True)
+        lists = config.train_file_path
+        root = os.path.dirname(lists) if lists else folder_of(config.dataset)
+        print(f"\nProblems{f' in {root}' if root else ''}:")
+        print(spell_problems(problems, skip_bad_images=skip, root=root), end="\n\n")
+    print(
+        f"{checked.read:,} images read: {spell_counts(problems, skip_bad_images=skip)}; all of "
+        f"them in {table}",
+        flush=True,
+    )
     if errors:
         raise UserError(
-            f"Expected data that can be trained on, got {spell_number(len(errors), ERROR)}, all in {table}. "
-            f"Mend what it names{_hint(errors)} and check again."
+            f"Expected data that can be trained on, got {spell_number(len(errors), ERROR)}, all in "
+            f"{table}. Mend what it names{_hint(errors)}, and check again."
         )
     splits = checked.splits
     pictures = []
@@ -169,7 +176,7 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
 
 def _hint(errors: Sequence[Problem]) -> str:
     skippable = any(problem.severity(skip_bad_images=True) != ERROR for problem in errors)
-    return ", or pass --skip_bad_images for files that do not decode," if skippable else ""
+    return ", or pass --skip_bad_images for the files that do not decode" if skippable else ""
 
 
 def _describe(checked: Checked) -> None:
