@@ -237,9 +237,9 @@ def load_splits(
     errors = [problem for problem in problems if problem.severity() == ERROR]
     if errors:
         raise UserError(
-            f"{len(errors)} of a sample of the images are bad:\n{spell_problems(errors)}\n"
-            "--task=check reads all of them and lists every problem. --skip_bad_images goes on "
-            "without them."
+            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
+            f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
+            "--skip_bad_images goes on without such files."
         )
     warnings = [problem for problem in problems if problem.severity() == WARNING]
     if warnings:

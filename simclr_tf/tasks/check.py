@@ -166,6 +166,7 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
         return assembly.load_splits(config.replace(val_fraction=0.0), masks=rules)
     except UserError:
         kind, _, path = config.dataset.partition(":")
+        path = os.path.expanduser(path)
         if kind != "npz" or not os.path.exists(path):
             raise
         problems += check_npz(path)
