@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import importlib
+import io
 import itertools
 import os
 import re
@@ -66,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     asks_help = not {"-h", "--help"}.isdisjoint(words)
     again = "--resume continues from the last checkpoint"
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if asks_help:
             print(f"{_USAGE}\n{describe()}")

@@ -145,6 +145,13 @@ class Config:
     skip_bad_images: bool = setting(
         "data", False, "Leave out and count images that do not decode, instead of stopping."
     )
+    max_pixels: int = setting(
+        "data",
+        0,
+        "Most pixels that an image file may have, by its header; a larger one counts as bad. 0: "
+        "Pillow's limit, about 89 million.",
+        bounds="[0, inf)",
+    )
     ignore_label: int = setting(
         "data",
         -1,

@@ -1,18 +1,34 @@
-"""`--task=check` from end to end: what it reads, counts, refuses and draws."""
+"""`--task=check` from end to end: what it reads, counts, finds, refuses and draws."""
 
 from __future__ import annotations
 
+import csv
+import errno
+import io
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import main
 from simclr_tf import plots
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
+from simclr_tf.data import check as checks
+from simclr_tf.data import check_copies, check_report, decode, files
+from simclr_tf.data.check_copies import keys_of_files
+from simclr_tf.data.check_folders import check_folder
+from simclr_tf.data.check_report import spell_problems, write_problems
+from simclr_tf.data.decode import BadFile, read_header, read_image
+from simclr_tf.data.folders import load_folder
+from simclr_tf.data.loading import load
+from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
+from simclr_tf.errors import UserError
 from simclr_tf.tasks import check
 
 PREVIEWS = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
@@ -45,6 +61,15 @@ def run_check(tmp_path):
 
 def results_of(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
+
+
+def table_of(folder: Path) -> list[dict]:
+    with open(folder / "problems.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def kinds_of(folder: Path) -> list[str]:
+    return [row["kind"] for row in table_of(folder)]
 
 
 def tear(path: Path) -> None:
@@ -122,18 +147,19 @@ def test_bad_files_are_named_and_counted(run_check, photos, monkeypatch, capsys)
     for path in torn:
         tear(path)
     code, folder = run_check(f"--dataset=folder:{photos}")
-    error = capsys.readouterr().err
+    out, error = capsys.readouterr()
     assert code == 2
-    assert "3 of 6 images do not decode" in error
-    assert "--skip_bad_images" in error and "Traceback" not in error
-    assert all(str(path) in error for path in torn)
+    assert "error: damaged (3)" in out and "6 images read: 3 errors, 0 warnings" in out
+    assert all(f"    {path.relative_to(photos)}: " in out for path in torn)
+    assert "3 errors" in error and "--skip_bad_images" in error and "Traceback" not in error
+    assert [row["file"] for row in table_of(folder)] == list(map(str, torn))
     assert not (folder / "results.json").exists()
 
-    monkeypatch.setattr(check, "BAD_NAMED", 1)
-    code, _ = run_check(f"--dataset=folder:{photos}")
-    error = capsys.readouterr().err
-    assert str(torn[0]) in error and str(torn[1]) not in error
-    assert "... and 2 more" in error
+    monkeypatch.setattr(check_report, "NAMED", 1)  # and the check may run again
+    assert run_check(f"--dataset=folder:{photos}")[0] == 2
+    out = capsys.readouterr().out
+    assert "    a/1.jpg: " in out and "a/3.jpg" not in out and "... and 2 more" in out
+    assert len(table_of(folder)) == 3
 
 
 def test_bad_files_of_both_sets_are_reported_at_once(run_check, photos, tmp_path, capsys):
@@ -142,10 +168,10 @@ def test_bad_files_of_both_sets_are_reported_at_once(run_check, photos, tmp_path
         for name in ("0.jpg", "1.jpg"):
             (tmp_path / "split" / split / name).write_bytes((photos / "a" / name).read_bytes())
         tear(tmp_path / "split" / split / "1.jpg")
-    assert run_check(f"--dataset=folder:{tmp_path / 'split'}")[0] == 2
-    error = capsys.readouterr().err
-    assert "2 of 4 images do not decode" in error
-    assert "train/1.jpg" in error and "test/1.jpg" in error
+    code, folder = run_check(f"--dataset=folder:{tmp_path / 'split'}")
+    assert code == 2
+    assert kinds_of(folder) == ["damaged", "damaged", "leak"]
+    assert "train/1.jpg" in (out := capsys.readouterr().out) and "test/1.jpg" in out
 
 
 def test_bad_files_may_be_left_out_and_are_counted(run_check, photos, capsys):
@@ -155,6 +181,8 @@ def test_bad_files_may_be_left_out_and_are_counted(run_check, photos, capsys):
     results = results_of(folder)
     assert (results["num_train"], results["num_skipped"]) == (5, 1)
     assert results["classes"] == {"train": {"a": 3, "b": 2}}
+    assert results["problems"] == {"damaged": 1}
+    assert table_of(folder)[0]["severity"] == "warning"
     assert "1 bad images left out" in capsys.readouterr().out
 
 
@@ -244,3 +272,312 @@ def test_colours_are_those_of_the_same_crops_without_and_with_distortion(
 def test_shapes_are_shown_as_pretraining_sees_them():
     seen, shown = (Config.resolve(task=task).recipe() for task in ("pretrain", "check"))
     assert seen == shown
+
+
+def test_a_nasty_folder(run_check, tmp_path, capsys, rng):
+    root = tmp_path / "nasty"
+    a, b = root / "train" / "a", root / "train" / "b"
+    tested = root / "test" / "a"
+    for folder in (a, b, tested, root / "train" / "empty", root / "test" / "zebra"):
+        folder.mkdir(parents=True)
+
+    def noise(side: int = 20) -> Image.Image:
+        return Image.fromarray(rng.integers(0, 256, (side, side, 3), np.uint8))
+
+    for folder in (a, b, tested, root / "test" / "zebra", root / "train"):
+        noise().save(folder / "good.jpg")
+    (a / "zero.png").touch()
+    (a / "page.jpg").write_text("<!DOCTYPE html><html>404</html>")
+    noise().save(a / "torn.jpg")
+    tear(a / "torn.jpg")
+    (a / "gone.jpg").symlink_to("/nowhere/x.jpg")
+    (a / "loop.jpg").symlink_to("loop.jpg")
+    (a / "up").symlink_to(root / "train")
+    (root / "train" / "self").symlink_to(root / "train")
+    noise().save(tmp_path / "outside.jpg")
+    (a / "out.jpg").symlink_to(tmp_path / "outside.jpg")
+    noise().convert("CMYK").save(a / "cmyk.jpg")
+    noise().save(a / "lying.png", "JPEG")
+    noise(4).save(b / "tiny.png")
+    shutil.copy(a / "good.jpg", a / "copy.jpg")
+    shutil.copy(b / "good.jpg", a / "relabelled.jpg")
+    shutil.copy(a / "cmyk.jpg", tested / "leak.jpg")
+    noise().save(os.fsencode(b) + b"/caf\xe9.jpg")
+    (a / "notes.txt").write_text("mine")
+
+    code, folder = run_check(f"--dataset=folder:{root}", "--crop_size=16")
+    assert code == 2
+    rows = [row for row in table_of(folder) if f"{os.sep}self{os.sep}" not in row["file"]]
+    found = {(row["kind"], Path(row["file"]).name): row["detail"] for row in rows}
+    assert found.keys() >= {
+        ("empty folder", "empty"),
+        ("link loop", "self"),
+        ("linked folder", "up"),
+        ("link out", "out.jpg"),
+        ("outside the classes", "good.jpg"),
+        ("not read", "notes.txt"),
+        ("broken link", "gone.jpg"),
+        ("broken link", "loop.jpg"),
+        ("empty", "zero.png"),
+        ("no image", "page.jpg"),
+        ("damaged", "torn.jpg"),
+        ("small", "tiny.png"),
+        ("pixels", "cmyk.jpg"),
+        ("extension", "lying.png"),
+        ("odd name", "caf\\udce9.jpg"),
+        ("leak", "leak.jpg"),
+        ("duplicate", "good.jpg"),
+    }
+    assert "zebra" in found["unknown class", f"folder:{root} (test)".rpartition("/")[2]]
+    assert "web page" in found["no image", "page.jpg"]
+    assert "a/copy.jpg" in found["duplicate", "good.jpg"]
+    assert "a/cmyk.jpg" in found["leak", "leak.jpg"]
+    two = [row["detail"] for row in rows if row["kind"] == "two labels"]
+    assert ["class b, but class a" in detail for detail in two] == [True]
+    assert not any(name == "good.jpg" and kind in ("damaged", "leak") for kind, name in found)
+    out = capsys.readouterr().out
+    assert "error: empty (" in out and "    train/a/zero.png: the file is empty" in out
+    assert set(kinds_of(folder)) <= KINDS.keys()
+
+
+def test_a_nasty_list(run_check, photos, tmp_path, capsys):
+    train, val = photos / "train.txt", photos / "val.txt"
+    lines = [
+        "# mine",
+        "a/0.jpg,0",
+        "a/1.jpg,cat",
+        "a/2.jpg,7",
+        "b/0.jpg",
+        "none.jpg,1",
+        "a/3.jpg,1",
+    ]
+    train.write_text("\n".join([*lines, "a/0.jpg,0"]))
+    val.write_text("a/3.jpg,1\n")
+    flags = (f"--train_file_path={train}", f"--val_file_path={val}")
+    code, folder = run_check(*flags, "--num_classes=3")
+    assert code == 2
+    rows = [(row["kind"], row["file"], row["line"], row["list"]) for row in table_of(folder)]
+    assert rows == [
+        ("line", str(train), "6", ""),
+        ("label", str(train), "3", ""),
+        ("label", str(train), "4", ""),
+        ("label", str(train), "5", ""),
+        ("class without images", f"list:{train}", "", ""),
+        ("class not tested", f"list:{val}", "", ""),
+        ("leak", str(photos / "a/3.jpg"), "1", str(val)),
+        ("duplicate", str(photos / "a/0.jpg"), "8", str(train)),
+    ]
+    assert "train.txt line 4: label 7 is outside 0..2" in capsys.readouterr().out
+
+    train.write_text("a/0.jpg,a dog\na/1.jpg,\n")  # what pre-training leaves aside
+    code, folder = run_check(f"--train_file_path={train}")
+    assert code == 0 and kinds_of(folder) == ["other column"]
+
+
+@pytest.fixture
+def pairs(tmp_path, rng) -> Path:
+    """Folders of 6 images and masks of 3 classes."""
+    for name in ("images", "masks"):
+        (tmp_path / "pairs" / name).mkdir(parents=True)
+    for i in range(6):
+        image, mask = (
+            rng.integers(0, 256, (9, 9, 3), np.uint8),
+            rng.integers(0, 3, (9, 9), np.uint8),
+        )
+        Image.fromarray(image).save(tmp_path / "pairs" / "images" / f"{i}.png")
+        Image.fromarray(mask).save(tmp_path / "pairs" / "masks" / f"{i}.png")
+    return tmp_path / "pairs"
+
+
+def test_masks_are_checked_where_the_data_has_some(run_check, pairs, capsys):
+    flags = (f"--dataset=folder:{pairs}", "--num_classes=3")
+    assert run_check(*flags)[0] == 0
+    masks = pairs / "masks"
+    (masks / "0.png").unlink()
+    Image.new("L", (9, 5)).save(masks / "1.png")
+    Image.new("L", (9, 9), 200).save(masks / "2.png")
+    (masks / "3.png").write_text("no mask")
+    code, folder = run_check(*flags, "--overwrite")
+    assert code == 2
+    rows = {row["kind"]: Path(row["file"]).name for row in table_of(folder)}
+    assert rows == {
+        "pairing": "0.png",
+        "bad mask": "3.png",
+        "mask size": "1.png",
+        "mask values": "2.png",
+    }
+    listed = pairs / "list.txt"
+    listed.write_text("".join(f"images/{i}.png,masks/{i}.png\n" for i in (1, 4, 5)))
+    code, folder = run_check(f"--train_file_path={listed}", "--num_classes=3")
+    assert code == 2
+    (row,) = table_of(folder)
+    assert (row["kind"], row["line"], row["list"]) == ("mask size", "1", str(listed))
+    capsys.readouterr()
+
+
+def test_arrays_are_checked_image_by_image(run_check, tmp_path, rng, capsys):
+    images = rng.random((5, 8, 8, 3))
+    images[1, 0, 0], images[3, 0, 0] = np.nan, 3.0
+    np.savez(tmp_path / "bad.npz", x=images, y=[0, 1, -1, 1, 0])
+    code, folder = run_check(f"--dataset=npz:{tmp_path / 'bad.npz'}")
+    assert code == 2
+    assert [row["file"].split()[-1] for row in table_of(folder)] == ["x[1]", "x[3]", "y[2]"]
+
+    images = rng.integers(0, 256, (5, 8, 8, 3), np.uint8)
+    images[3] = images[0]
+    held = {"x_test": images[1:2], "y_test": [0]}
+    np.savez(tmp_path / "odd.npz", x=images, y=[0, 1, 3, 0, 3], **held)
+    code, folder = run_check(f"--dataset=npz:{tmp_path / 'odd.npz'}")
+    assert code == 0
+    expected = {"class without images": 1, "class not tested": 2, "leak": 1, "two labels": 1}
+    assert results_of(folder)["problems"] == expected | {"duplicate": 1}
+    code, folder = run_check(
+        f"--dataset=npz:{tmp_path / 'odd.npz'}", "--num_classes=3", "--overwrite"
+    )
+    assert code == 2 and kinds_of(folder).count("label") == 2
+    capsys.readouterr()
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """The limit of pixels, which a run sets for the process, is put back."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+
+
+@pytest.mark.usefixtures("limit")
+def test_the_limit_of_pixels_holds_in_every_task(run_check, photos, tmp_path, capsys):
+    flags = (f"--dataset=folder:{photos}", "--max_pixels=1200")  # 33 x 32 passes, 90 x 40 not
+    code, folder = run_check(*flags)
+    assert code == 2
+    assert [(row["kind"], Path(row["file"]).name) for row in table_of(folder)] == [
+        ("too large", "3.jpg")
+    ]
+    assert "3,600 pixels" in capsys.readouterr().out
+    path = f"--pretrain_save_path={tmp_path / 'pretrain'}"
+    assert main.main(["--task=pretrain", *flags, path, "--input_size=16"]) == 2
+    assert "3.jpg (3,600 pixels by its header)" in capsys.readouterr().err
+    assert run_check(*flags, "--skip_bad_images")[0] == 0
+    assert run_check(flags[0], "--overwrite")[0] == 0  # the limit of a run is not the next one's
+
+
+def test_a_run_looks_at_a_sample_before_its_first_step(photos, tmp_path, monkeypatch, capsys):
+    tear(photos / "b" / "0.jpg")
+    path = f"--pretrain_save_path={tmp_path / 'pretrain'}"
+    flags = [
+        "--task=pretrain",
+        f"--dataset=folder:{photos}",
+        path,
+        "--input_size=16",
+        "--cache=false",
+    ]
+    assert main.main(flags) == 2
+    error = capsys.readouterr().err
+    assert "b/0.jpg: image file is truncated" in error and "--task=check" in error
+
+    splits = load(f"folder:{photos}")
+    read = []
+    monkeypatch.setattr(
+        checks, "read_facts", lambda path: read.append(path) or checks.Facts((9, 9), "", "")
+    )
+    monkeypatch.setattr(checks, "SAMPLE", 3)
+    checks.look_at(splits, view=(8, 8), labels=True)
+    assert sorted(read) == [splits.train.paths[i] for i in (0, 2, 5)]
+    read.clear()
+    monkeypatch.setattr(checks, "SAMPLE_PIXELS", 700)  # 20 x 30 and 17 x 17 are more
+    checks.look_at(splits, view=(8, 8), labels=True)
+    assert read == [splits.train.paths[0]]
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_the_header_of_a_png_is_read_without_its_pixels(tmp_path, monkeypatch, behind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    Image.new("RGB", (7, 4)).save(path, exif=exif)
+    raw = path.read_bytes()
+    at = raw.index(b"eXIf") - 4
+    chunk = raw[at : at + 12 + int.from_bytes(raw[at : at + 4], "big")]
+    without = raw.replace(chunk, b"")
+    path.write_bytes(without[:-12] + chunk + without[-12:] if behind else without)
+    assert read_header(path) == read_image(path).shape[:2] == ((7, 4) if behind else (4, 7))
+    decoded = []
+    load = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(
+        PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(1) or load(image)
+    )
+    read_header(path)
+    assert bool(decoded) == behind
+
+
+def test_what_the_system_refuses_is_unreadable(photos, monkeypatch):
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(decode.Image, "open", refuse)
+    with pytest.raises(BadFile, match="Permission denied") as caught:
+        checks.read_facts(str(photos / "a" / "0.jpg"))
+    assert caught.value.kind == "unreadable"
+
+
+def test_only_files_of_equal_size_are_compared_and_each_once(tmp_path, monkeypatch):
+    contents = {"a": b"same", "b": b"same", "c": b"else", "d": b"alone"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "other link").symlink_to("d")
+    paths = [str(tmp_path / name) for name in (*contents, "link", "other link", "gone")]
+    opened = []
+    digest = check_copies._digest
+    monkeypatch.setattr(check_copies, "_digest", lambda path: opened.append(path) or digest(path))
+    a, b, c, d, link, other, gone = keys_of_files(paths)
+    assert a == b == link != c and d == other != a and gone is None
+    assert len(opened) == 3
+
+
+def test_folders_of_links_are_walked_to_an_end(tmp_path):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(tmp_path / "data" / "a" / "1.png")
+    for name in ("here", "a/up"):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "data")
+    root = str(tmp_path / "data")
+    paths = load_folder(root).train.paths
+    found = {
+        (problem.kind, os.path.relpath(problem.file, root)) for problem in check_folder(root, paths)
+    }
+    assert found == {("link loop", "here"), ("linked folder", "a/up")}
+
+
+def test_every_name_can_be_printed_and_written(tmp_path, monkeypatch, photos):
+    problem = Problem("odd name", "caf\udce9.jpg", "named so")
+    write_problems(tmp_path / "problems.csv", [problem])
+    assert "caf\\udce9.jpg" in (tmp_path / "problems.csv").read_text(encoding="utf-8")
+    os.rename(photos / "a", os.fsencode(photos) + b"/caf\xe9")
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", screen)
+    flags = (f"--dataset=folder:{photos}", f"--finetune_save_path={tmp_path / 'run'}")
+    assert main.main(["--task=check", *flags]) == 0
+    screen.flush()
+    assert b"caf\\udce9 4" in screen.buffer.getvalue()
+
+
+def test_problems_are_grouped_counted_and_cut_off():
+    damaged = [Problem("damaged", f"/d/{i}.jpg", f"after {i} bytes") for i in range(7)]
+    alike = [Problem("pixels", f"/d/{i}.png", "16 bits: scaled to 8") for i in range(1200)]
+    lines = spell_problems([*alike, *damaged], root="/d").splitlines()
+    assert lines[0].startswith("error: damaged (7): ") and lines[1] == "    0.jpg: after 0 bytes"
+    assert lines[files.NAMED + 1] == "    ... and 2 more"
+    assert lines[-2].startswith("notice: pixels (1,200)")
+    assert lines[-1] == "    1,200 times: 16 bits: scaled to 8; the first 0.png"
+    skipped = spell_problems(damaged, skip_bad_images=True)
+    assert skipped.startswith("warning: damaged")
+
+
+def test_each_kind_says_how_bad_it_is_and_every_check_names_one():
+    assert {kind.severity for kind in KINDS.values()} == set(SEVERITIES)
+    assert checks.IMAGE_CHECKS.keys() <= KINDS.keys()
+
+
+def test_a_wrong_line_still_stops_the_other_tasks(photos):
+    (photos / "list.txt").write_text("a/0.jpg,0\na/1.jpg,x\n")
+    with pytest.raises(UserError, match=r"list.txt line 2: expected a label"):
+        load("shapes", train_file_path=str(photos / "list.txt"), need_labels=True)

@@ -333,7 +333,7 @@ def test_mistakes_have_one_clear_line(pretrained, pictures, tmp_path, capsys):
         "in a checkpoint, got none": ("--init_weights=none", out, files, "--with_z", *small),
         "Expected a folder at": (run, out, "--dataset=folder:/nowhere"),
         "at least 2 images": (run, out, f"--dataset=folder:{single}", "--index"),
-        f"{torn / 'a.png'} (": (run, out, f"--dataset=folder:{torn}", "--cache=false"),
+        f"{torn / 'a.png'}: image file": (run, out, f"--dataset=folder:{torn}", "--cache=false"),
         "nan or infinity for 24 of 24": (f"--init_weights={diverged.parent.parent}", out),
     }  # fmt: skip
     for expected, flags in cases.items():

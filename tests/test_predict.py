@@ -472,8 +472,8 @@ def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, cap
         "no config.yaml": (*ready, "--init_weights=none"),
         "names of 3 classes": (*ready, f"--init_weights={renamed}"),
         "--overwrite to replace": (*ready, f"--init_weights={run}", "--resume"),
-        f"got {torn / 'a.png'}": (*bad, f"--init_weights={run}"),
-        f"{torn / 'a.png'} (": (*bad, f"--init_weights={frozen}", "--overwrite"),
+        f"{torn / 'a.png'}: image file": (*bad, f"--init_weights={run}"),
+        "damaged (1): cut off": (*bad, f"--init_weights={frozen}", "--overwrite"),
         "Expected a folder at": ("--dataset=folder:/nowhere", f"--init_weights={run}"),
     }
     for expected, flags in cases.items():

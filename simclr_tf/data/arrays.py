@@ -74,6 +74,19 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
     return share_classes(train, test)
 
 
+def npz_holds_masks(path: str) -> bool:
+    """Tells whether an .npz file has masks, or labels of every pixel, for its training images."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            label_key = _first(TRAIN_KEYS.labels, file.files)
+            if _first(TRAIN_KEYS.masks, file.files) is not None:
+                return True
+            return label_key is not None and file[label_key].ndim > 2
+    # What is no such file is said by who loads it.
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError):
+        return False
+
+
 def _first(names: tuple[str, ...], there: Container[str]) -> str | None:
     return next((name for name in names if name in there), None)
 
@@ -267,6 +280,7 @@ def _read_tfds(
     images: np.ndarray = np.empty(0, np.uint8)
     masks: np.ndarray = np.empty(0, np.uint8)
     labels: list[int] = []
+    wrong: list[UserError] = []
     count = builder.info.splits[split].num_examples
     for i, example in enumerate(
         tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
@@ -286,10 +300,15 @@ def _read_tfds(
         images[i] = image
         if rules is not None and mask_feature:
             where = f"{name}, {mask_feature} {i}"
-            mask = _mask_of(example[mask_feature], whole, rules, where)
-            masks[i] = resize_mask_to_fill(mask, image.shape[:2])
+            try:
+                mask = _mask_of(example[mask_feature], whole, rules, where)
+                masks[i] = resize_mask_to_fill(mask, image.shape[:2])
+            except UserError as error:
+                wrong.append(error)
         else:
             labels.append(int(example.get("label", -1)))
+    if wrong:
+        raise UserError(name_first(wrong))
     if mask_feature:
         return Source(name, images, masks=masks)
     known = min(labels) >= 0  # unlabelled splits carry -1

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import re
+import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from simclr_tf.errors import UserError
 
@@ -32,6 +38,41 @@ _TURNS = {
     8: (True, True, False),
 }
 _JPEG_SCALES = (8, 4, 2)  # the decoder can shrink by these
+_PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
+_HEAD = 512  # bytes of a file that is no image, to say what it is
+# How files begin that people have among their images, and what they are called.
+_FOREIGN = {
+    b"version https://git-lfs": "a Git LFS pointer, fetch the file with `git lfs pull`",
+    b"<!doctype html": "a web page",
+    b"<html": "a web page",
+    b"<?xml": "XML text",
+    b"<svg": "an SVG drawing",
+    b"%pdf": "a PDF",
+    b"pk\x03\x04": "a ZIP archive",
+}
+
+
+class BadFile(UserError):
+    """A file that is no image, or not one that is read.
+
+    Attributes:
+        kind: "missing", "broken link", "unreadable", "empty", "no image", "damaged" or "too large".
+        reason: What is wrong with it, in a few words.
+    """
+
+    def __init__(self, message: str, *, kind: str, reason: str) -> None:
+        super().__init__(message)
+        self.kind, self.reason = kind, reason
+
+
+def limit_pixels(most: int) -> None:
+    """Sets, for this process, the most pixels that an image's header may claim; 0: Pillow's limit.
+
+    A file that claims more is bad, wherever it is read.
+    """
+    Image.MAX_IMAGE_PIXELS = most or _PILLOWS_LIMIT
+    # Pillow warns of what `open_image` refuses.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -49,7 +90,7 @@ def read_image(path: str | Path) -> np.ndarray:
     """
 
     def whole(image: Image.Image) -> np.ndarray:
-        image.load()  # before the orientation is asked for: Pillow turns a TIFF as it loads
+        load_pixels(image)  # before the orientation is asked for: Pillow turns a TIFF as it loads
         return np.asarray(_to_rgb(upright(image)))
 
     return open_image(path, whole)
@@ -80,7 +121,7 @@ def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -
         extent = _load_shrunk(image, windows, size)
         turn = _turn_of(image)
         # Gray stays gray until it is small.
-        pixels = image if image.mode == "L" and not _is_transparent(image) else _to_rgb(image)
+        pixels = image if image.mode == "L" and not is_transparent(image) else _to_rgb(image)
         return np.stack([_cut(pixels, extent, window, turn, size) for window in windows.tolist()])
 
     return open_image(path, cut)
@@ -89,12 +130,23 @@ def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -
 def read_header(path: str | Path) -> tuple[int, int]:
     """Returns (height, width) in pixels as `read_image` would give them, without decoding."""
 
-    def size(image: Image.Image) -> tuple[int, int]:
-        width, height = image.size
-        transposed, _, _ = _turn_of(image)
-        return (width, height) if transposed else (height, width)
+    return open_image(path, size_of)
 
-    return open_image(path, size)
+
+def size_of(image: Image.Image) -> tuple[int, int]:
+    """Returns (height, width) of an image that is open, upright, without decoding it."""
+    width, height = image.size
+    if isinstance(image, PngImageFile) and not _may_be_turned(image):
+        return height, width
+    transposed, _, _ = _turn_of(image)
+    return (width, height) if transposed else (height, width)
+
+
+def load_pixels(image: Image.Image) -> None:
+    """Decodes an open image; raises ValueError where its pixels cannot be made RGB."""
+    image.load()
+    if image.mode == "F":
+        raise ValueError("32-bit float pixels have no known range")
 
 
 def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -124,27 +176,35 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         kind: "an image", or "a mask", which no flag leaves out; for the messages.
     """
     leave_out = ", or pass --skip_bad_images to leave it out" if kind == "an image" else ""
+    mend = f"Mend or remove the file{leave_out}."
     try:
         with Image.open(path) as image:
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
             # leak to the process, as filters are not kept per thread.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
-                raise Image.DecompressionBombError
+                raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
             # All in one block: between blocks the decoder would wait for the interpreter's lock.
             image.decodermaxblock = max(image.decodermaxblock, Path(path).stat().st_size)
             return use(image)
     except UserError:
         raise
     except FileNotFoundError:
-        raise UserError(f"Expected {kind} at {path}, got no such file. Correct the path.") from None
-    except Image.DecompressionBombError:
-        raise UserError(
-            f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got more in {path}. "
-            f"Reduce it{leave_out}."
+        if os.path.islink(path):
+            fault, reason = "broken link", f"it links to {os.readlink(path)}, which is not there"
+        else:
+            message = f"Expected {kind} at {path}, got no such file. Correct the path."
+            raise BadFile(message, kind="missing", reason="no such file") from None
+    except Image.DecompressionBombError as error:
+        claimed = re.search(r"(\d+) pixels", str(error))
+        reason = f"{int(claimed[1]):,} pixels by its header" if claimed else "by its header"
+        raise BadFile(
+            f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got {path} ({reason}). "
+            f"Reduce it, pass a larger --max_pixels{leave_out}.",
+            kind="too large",
+            reason=reason,
         ) from None
     except UnidentifiedImageError:
-        empty = Path(path).stat().st_size == 0
-        reason = "the file is empty" if empty else "no known image format"
+        fault, reason = _say_what(path)
     # Pillow's decoders raise these for cut-off and damaged files.
     except (
         OSError,
@@ -155,10 +215,27 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         TypeError,
         ArithmeticError,
     ) as error:
-        reason = str(error) or type(error).__name__
-    raise UserError(
-        f"Expected {kind} that decodes, got {path} ({reason}). Mend or remove the file{leave_out}."
+        number = getattr(error, "errno", None)  # the system's
+        fault = "broken link" if number == errno.ELOOP else "unreadable" if number else "damaged"
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    raise BadFile(
+        f"Expected {kind} that decodes, got {path} ({reason}). {mend}", kind=fault, reason=reason
     )
+
+
+def _say_what(path: str | Path) -> tuple[str, str]:
+    """Returns kind and reason of a file that Pillow knows no format for."""
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    if not head:
+        return "empty", "the file is empty"
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    found = next((name for begins, name in _FOREIGN.items() if start.startswith(begins)), "")
+    if not found and not start.strip(b"\0"):
+        found = "nothing but zeros, as after a transfer that failed"
+    if not found and b"\0" not in head and head.isascii():
+        found = "text"
+    return "no image", f"no known image format{f': it is {found}' if found else ''}"
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -168,6 +245,26 @@ def upright(image: Image.Image) -> Image.Image:
 
 def _turn_of(image: Image.Image) -> tuple[bool, bool, bool]:
     return _TURNS.get(image.getexif().get(_ORIENTATION, 1), _TURNS[1])
+
+
+def _may_be_turned(image: PngImageFile) -> bool:
+    """Tells whether an open PNG holds an orientation, at the cost of its chunks' headers.
+
+    Pillow would decode the whole image first, as the orientation may stand behind the pixels.
+    """
+    if {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
+        return True
+    with open(image.filename, "rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            length, name = struct.unpack(">I4s", header)
+            if name == b"eXIf":
+                return True
+            key = file.read(min(length, 32)) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if key.startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")):
+                return True
+            file.seek(length - len(key) + 4, os.SEEK_CUR)
+    return False
 
 
 def _turned(image: Image.Image, turn: tuple[bool, bool, bool]) -> Image.Image:
@@ -191,7 +288,7 @@ def _load_shrunk(
     drafted = None
     if scale > 1:
         drafted = image.draft(None, (image.width // scale, image.height // scale))
-    image.load()
+    load_pixels(image)
     return drafted[1][2:] if drafted else image.size
 
 
@@ -222,16 +319,15 @@ def _cut(
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         return _scale_to_8_bits(image).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("32-bit float pixels have no known range")
-    if _is_transparent(image):
+    if is_transparent(image):
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _is_transparent(image: Image.Image) -> bool:
+def is_transparent(image: Image.Image) -> bool:
+    """Tells whether pixels may be transparent, by mode or by a colour that stands for it."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 

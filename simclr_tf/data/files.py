@@ -4,29 +4,40 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from simclr_tf.data.decode import read_header, read_image, resize_to_fill
-from simclr_tf.data.lines import read_lines
+from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to_fill
+from simclr_tf.data.lines import Line, read_lines
 from simclr_tf.data.masks import resize_mask_to_fill
+from simclr_tf.data.problems import Problem, Report, refuse
 from simclr_tf.data.sources import Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 MEMORY_SHARE = 0.25  # of the free memory that --cache=auto takes at most
 PROGRESS_AFTER_SECONDS = 2.0
 NAMED = 5  # wrong files named in a message
+_AT_A_TIME = 4096  # items that wait for a thread
+_MASK_EXTENSIONS = (*EXTENSIONS, ".tif", ".tiff")
+T = TypeVar("T")
 
 
 def load_lists(
-    train_path: str, val_path: str, *, need_labels: bool, num_classes: int, masks: bool = False
+    train_path: str,
+    val_path: str,
+    *,
+    need_labels: bool,
+    num_classes: int,
+    masks: bool = False,
+    report: Report = refuse,
 ) -> Splits:
     """Reads list files: one image a line, `path`, `path,label` or `path,mask`.
 
@@ -40,6 +51,7 @@ def load_lists(
             one, and a second column of another kind is left aside.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: Every line must have the path of a mask.
+        report: Called with every line that is wrong; where it returns, the line is left out.
 
     Raises:
         UserError: A list or a line is wrong; it names the line.
@@ -47,82 +59,117 @@ def load_lists(
 
     def read(path: str) -> Source:
         if masks:
-            return _read_pairs(Path(path))
-        return _read_list(Path(path), required=need_labels, num_classes=num_classes)
+            return _read_pairs(Path(path), report)
+        return _read_list(Path(path), need_labels, num_classes, report)
 
     train = read(train_path)
     test = read(val_path) if val_path else None
     return share_classes(train, test)
 
 
-def _read_list(path: Path, *, required: bool, num_classes: int) -> Source:
+def second_column(path: str | Path) -> str:
+    """Returns what most lines of a list hold beside the image: "", "labels", "masks" or "text"."""
+    cells = [cell for _, (_, cell) in _read_cells(Path(path)) if cell]
+    masks = sum(cell.lower().endswith(_MASK_EXTENSIONS) for cell in cells)
+    if 2 * masks > len(cells):
+        return "masks"
+    numbers = sum(cell.removeprefix("-").isdecimal() for cell in cells)
+    return ("labels" if numbers else "text") if cells else ""
+
+
+def _read_list(path: Path, required: bool, num_classes: int, report: Report) -> Source:
     paths: list[str] = []
     labels: list[int] = []
-    for where, line, cells in _read_cells(path):
-        paths.append(_existing(path, cells[0], where, "an image"))
-        if required and not cells[1]:
-            raise UserError(
-                f"{where}: expected the image's path, a comma and a label, got {line!r}. "
-                "Complete the line."
+    lines: list[int] = []
+    for line, (image, cell) in _read_cells(path):
+        fault = _fault_of_file(path, image, "an image")
+        if fault:
+            report(Problem("line", str(path), fault, line.number))
+            continue
+        if required and not cell:
+            fault = (
+                f"expected the image's path, a comma and a label, got {line.text!r}. Complete the "
+                "line."
             )
-        if required or cells[1].isdecimal():
-            labels.append(_label(cells[1], where, num_classes))
-    name = f"list:{path}"
+        elif required or cell.isdecimal():
+            fault = _fault_of_label(cell, num_classes)
+            if not fault:
+                labels.append(int(cell))
+        if fault:
+            report(Problem("label", str(path), fault, line.number))
+            continue
+        paths.append(_join(path, image))
+        lines.append(line.number)
+    source = Source(f"list:{path}", paths=_some(paths, path), lines=tuple(lines))
     if len(labels) < len(paths):
-        return Source(name, paths=tuple(paths))
+        return source
     names = tuple(str(i) for i in range(num_classes or max(labels) + 1))
-    return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
+    return dataclasses.replace(source, labels=np.array(labels, np.int32), class_names=names)
 
 
-def _read_pairs(path: Path) -> Source:
+def _read_pairs(path: Path, report: Report) -> Source:
     pairs = []
-    for where, line, (image, mask) in _read_cells(path):
+    lines: list[int] = []
+    for line, (image, mask) in _read_cells(path):
         if not mask:
-            raise UserError(
-                f"{where}: expected the image's path, a comma and the mask's path, got {line!r}. "
+            fault = (
+                f"expected the image's path, a comma and the mask's path, got {line.text!r}. "
                 "Complete the line."
             )
-        pairs.append(
-            (_existing(path, image, where, "an image"), _existing(path, mask, where, "a mask"))
-        )
-    images, masks = zip(*pairs, strict=True)
-    return Source(f"list:{path}", paths=images, mask_paths=masks)
+        else:
+            fault = _fault_of_file(path, image, "an image") or _fault_of_file(path, mask, "a mask")
+        if fault:
+            report(Problem("line", str(path), fault, line.number))
+            continue
+        pairs.append((_join(path, image), _join(path, mask)))
+        lines.append(line.number)
+    images, masks = zip(*_some(pairs, path), strict=True)
+    return Source(f"list:{path}", paths=images, mask_paths=masks, lines=tuple(lines))
 
 
-def _read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
-    """Returns (where, line, its first two cells, "" where there is none) of every line."""
+def _read_cells(path: Path) -> list[tuple[Line, list[str]]]:
+    """Returns every line and its first two cells, "" where there is none."""
     lines = []
-    for where, line in read_lines(path, "a list of images"):
-        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
-        lines.append((where, line, [*cells, ""][:2]))
-    if not lines:
-        raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
+    for line in read_lines(path, "a list of images"):
+        cells = [cell.strip() for cell in next(csv.reader([line.text], skipinitialspace=True))]
+        lines.append((line, [*cells, ""][:2]))
+    _some(lines, path)
     return lines
 
 
-def _existing(list_path: Path, cell: str, where: str, kind: str) -> str:
-    path = list_path.parent / os.path.expanduser(cell)
+def _some(items: Sequence[T], path: Path) -> tuple[T, ...]:
+    if not items:
+        raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
+    return tuple(items)
+
+
+def _join(list_path: Path, cell: str) -> str:
+    return str(list_path.parent / os.path.expanduser(cell))
+
+
+def _fault_of_file(list_path: Path, cell: str, kind: str) -> str:
+    """Returns what is wrong with a path, or ""."""
+    path = _join(list_path, cell)
     # pathlib lets the error for a name that is too long through; os.path does not.
-    if not os.path.isfile(path):
-        raise UserError(
-            f"{where}: expected {kind} file, got none at {path}. Correct the line; "
-            f"relative paths are relative to {list_path.parent}."
-        )
-    return str(path)
+    if os.path.isfile(path):
+        return ""
+    return (
+        f"expected {kind} file, got none at {path}. Correct the line; relative paths are relative "
+        f"to {list_path.parent}."
+    )
 
 
-def _label(cell: str, where: str, num_classes: int) -> int:
+def _fault_of_label(cell: str, num_classes: int) -> str:
+    """Returns what is wrong with a label, or ""."""
     try:
         label = int(cell)
     except ValueError:
-        raise UserError(
-            f"{where}: expected a label as an integer from 0, got {cell!r}. Number the classes."
-        ) from None
+        return f"expected a label as an integer from 0, got {cell!r}. Number the classes."
     if 0 <= label and (not num_classes or label < num_classes):
-        return label
+        return ""
     allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
     remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
-    raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
+    return f"label {label} is outside {allowed}. {remedy}"
 
 
 def measure(source: Source, *, skip_bad_images: bool) -> Source:
@@ -228,7 +275,9 @@ def read_each(read: Callable[[Any], Any], items: Sequence[Any], what: str) -> li
     started = shown = time.monotonic()
     results: list[Any] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for result in pool.map(attempt, items):
+        # A part at a time: the pool keeps something for every item it is given.
+        parts = (items[start : start + _AT_A_TIME] for start in range(0, len(items), _AT_A_TIME))
+        for result in itertools.chain.from_iterable(pool.map(attempt, part) for part in parts):
             results.append(result)
             now = time.monotonic()
             if now - shown > PROGRESS_AFTER_SECONDS:

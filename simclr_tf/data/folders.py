@@ -10,6 +10,7 @@ import numpy as np
 
 from simclr_tf.data.decode import EXTENSIONS
 from simclr_tf.data.files import name_first
+from simclr_tf.data.problems import Problem, Report, refuse
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.errors import UserError
 
@@ -17,7 +18,7 @@ TEST_FOLDERS = ("test", "val")
 IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
 
 
-def load_folder(path: str, *, masks: bool = False) -> Splits:
+def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> Splits:
     """Lists the images of a folder, without decoding any.
 
     Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it
@@ -29,6 +30,7 @@ def load_folder(path: str, *, masks: bool = False) -> Splits:
         path: The folder.
         masks: Pair the images with the files in `masks` of the same relative path but for the
             extension. There are no labels then.
+        report: Called with whatever is wrong; where it returns, the file is left out.
 
     Raises:
         UserError: There is no such folder, no image in it, or an image without its mask.
@@ -37,14 +39,20 @@ def load_folder(path: str, *, masks: bool = False) -> Splits:
     if not root.is_dir():
         raise UserError(f"Expected a folder at {root}, got none. Correct --dataset={name}.")
     if masks:
-        return _load_pairs(root, name)
+        return _load_pairs(root, name, report)
     root = _images_of(root)
     test = _test_folder(root)
     if test is None:
-        return Splits(_list_folder(root, name))
-    train_source = _list_folder(_images_of(root / "train"), f"{name} (train)")
-    test_source = _list_folder(_images_of(root / test), f"{name} ({test})")
-    return Splits(train_source, _with_classes_of(train_source, test_source))
+        return Splits(_list_folder(root, name, report))
+    train_source = _list_folder(_images_of(root / "train"), f"{name} (train)", report)
+    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", report)
+    return Splits(train_source, _with_classes_of(train_source, test_source, report))
+
+
+def holds_masks(path: str) -> bool:
+    """Tells whether a folder, or the splits in it, hold `images` and `masks`."""
+    root = Path(path)
+    return _has_masks(root) or (_test_folder(root) is not None and _has_masks(root / "train"))
 
 
 def _test_folder(root: Path) -> str | None:
@@ -62,7 +70,7 @@ def _images_of(folder: Path) -> Path:
     return folder / IMAGES if _has_masks(folder) else folder
 
 
-def _load_pairs(root: Path, name: str) -> Splits:
+def _load_pairs(root: Path, name: str, report: Report) -> Splits:
     """Lists images and masks: {images,masks}, {images,masks}/SPLIT or SPLIT/{images,masks}."""
     test = _test_folder(_images_of(root))
     if test is None and not _has_masks(root):
@@ -77,30 +85,40 @@ def _load_pairs(root: Path, name: str) -> Splits:
             parts = root / IMAGES / folder, root / MASKS / folder
         else:
             parts = root / folder / IMAGES, root / folder / MASKS
-        return _pair(*parts, f"{name} ({folder})" if folder else name)
+        return _pair(*parts, f"{name} ({folder})" if folder else name, report)
 
     return Splits(split("")) if test is None else Splits(split("train"), split(test))
 
 
-def _pair(image_folder: Path, mask_folder: Path, name: str) -> Source:
+def _pair(image_folder: Path, mask_folder: Path, name: str, report: Report) -> Source:
     images = _by_stem(image_folder, _files_below(image_folder, name, "images"))
     masks = _by_stem(mask_folder, _files_below(mask_folder, name, "masks"))
-    wrong = [
-        f"{', '.join(images.get(stem, ['no image']))} and {', '.join(masks.get(stem, ['no mask']))}"
-        for stem in {**images, **masks}
-        if len(images.get(stem, ())) != 1 or len(masks.get(stem, ())) != 1
-    ]
+    pairs, wrong = [], []
+    for stem in {**images, **masks}:
+        these, those = images.get(stem, []), masks.get(stem, [])
+        if len(these) == len(those) == 1:
+            pairs.append((these[0], those[0]))
+        else:
+            one = ", ".join(these or ["no image"]), ", ".join(those or ["no mask"])
+            wrong.append(Problem("pairing", (these or those)[0], " and ".join(one)))
     if wrong:
-        raise UserError(
+        fault = (
             f"Expected one mask in {mask_folder} for each image in {image_folder}, of the same "
-            f"name but for the extension, got {len(wrong)} without:\n{name_first(wrong)}\n"
+            f"name but for the extension, got {len(wrong)} without:\n"
+            f"{name_first([problem.detail for problem in wrong])}\n"
             "Add or remove files, or pass lists of image,mask lines as --train_file_path."
         )
-    return Source(
-        name,
-        paths=tuple(image for (image,) in images.values()),
-        mask_paths=tuple(masks[stem][0] for stem in images),
-    )
+        _tell(refuse if not pairs else report, fault, *wrong)
+    paths, mask_paths = zip(*pairs, strict=True)
+    return Source(name, paths=paths, mask_paths=mask_paths)
+
+
+def _tell(report: Report, fault: str, *problems: Problem) -> None:
+    """Reports problems; where the first is one too many, raises UserError with `fault`."""
+    if report is refuse:
+        raise UserError(fault)
+    for problem in problems:
+        report(problem)
 
 
 def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
@@ -111,47 +129,67 @@ def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _list_folder(root: Path, name: str) -> Source:
+def _list_folder(root: Path, name: str, report: Report) -> Source:
     classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
     if not classes:
         return Source(name, paths=_files_below(root, name))
     paths: list[str] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        found = _files_below(root / folder, f"{name}, class {folder}")
+        found = _find_below(root / folder)
+        if not found:
+            fault = _nothing_in(root / folder, f"{name}, class {folder}", "images")
+            _tell(report, fault, Problem("empty folder", str(root / folder)))
         paths += found
         labels += [label] * len(found)
+    if not paths:
+        raise UserError(_nothing_in(root, name, "images"))
     # A name that is no UTF-8 could not be printed.
-    names = tuple(name.encode("utf-8", "replace").decode() for name in classes)
+    names = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
     return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
 
 
 def _files_below(folder: Path, name: str, kind: str = "images") -> tuple[str, ...]:
-    found = []
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(d for d in folders if not d.startswith("."))
-        found += [
-            os.path.join(here, f)
-            for f in sorted(files)
-            if f.lower().endswith(EXTENSIONS) and not f.startswith(".")
-        ]
+    found = _find_below(folder)
     if not found:
-        raise UserError(
-            f"Expected {kind} ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put {kind} "
-            "there or correct the path."
-        )
+        raise UserError(_nothing_in(folder, name, kind))
     return tuple(found)
 
 
-def _with_classes_of(train: Source, test: Source) -> Source:
+def _find_below(folder: Path) -> list[str]:
+    found = []
+    for here, folders, files in os.walk(folder):
+        folders[:] = sorted(d for d in folders if not d.startswith("."))
+        found += [os.path.join(here, f) for f in sorted(files) if is_image_name(f)]
+    return found
+
+
+def is_image_name(name: str) -> bool:
+    """Tells whether a file in a folder is taken for an image."""
+    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+
+
+def _nothing_in(folder: Path, name: str, kind: str) -> str:
+    return (
+        f"Expected {kind} ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put {kind} "
+        "there or correct the path."
+    )
+
+
+def _with_classes_of(train: Source, test: Source, report: Report) -> Source:
     """Numbers the test set's classes as the training set does."""
     if train.labels is None or test.labels is None:
         return dataclasses.replace(test, labels=None, class_names=())
     unknown = sorted(set(test.class_names) - set(train.class_names))
     if unknown:
-        raise UserError(
+        fault = (
             f"Expected only classes of {train.name} in {test.name}, got {', '.join(unknown)} too. "
             "Add training images of them, or remove the folders."
         )
-    numbers = np.array([train.class_names.index(c) for c in test.class_names], np.int32)
+        _tell(report, fault, *(Problem("unknown class", test.name, c) for c in unknown))
+        known = np.array([name not in unknown for name in test.class_names])[test.labels]
+        test = test.take(np.flatnonzero(known))
+    numbers = np.array(
+        [train.class_names.index(c) if c not in unknown else -1 for c in test.class_names], np.int32
+    )
     return dataclasses.replace(test, labels=numbers[test.labels], class_names=train.class_names)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from simclr_tf.errors import UserError
 
 
-def read_lines(path: str | Path, kind: str) -> list[tuple[str, str]]:
+class Line(NamedTuple):
+    """A line of a file: its place "FILE line 3", its text without blanks around, its number."""
+
+    where: str
+    text: str
+    number: int
+
+
+def read_lines(path: str | Path, kind: str) -> list[Line]:
     """Reads a text file's lines, but for blank ones and those that begin with #.
 
     Args:
         path: The file, UTF-8.
         kind: What it is, such as "a list of images"; for the message.
-
-    Returns:
-        (where, line): "FILE line 3" and what is there, without the blanks around it.
 
     Raises:
         UserError: The file cannot be read.
@@ -28,4 +34,6 @@ def read_lines(path: str | Path, kind: str) -> list[tuple[str, str]]:
             f"Expected {kind} at {path}, got: {reason}. Correct the path or the file."
         ) from None
     lines = enumerate(map(str.strip, text.splitlines()), start=1)
-    return [(f"{path} line {i}", line) for i, line in lines if line and not line.startswith("#")]
+    return [
+        Line(f"{path} line {i}", line, i) for i, line in lines if line and not line.startswith("#")
+    ]

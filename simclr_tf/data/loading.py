@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from simclr_tf.data.arrays import load_npz, load_tfds, resized
-from simclr_tf.data.files import load_lists, measure, settle
-from simclr_tf.data.folders import load_folder
+from simclr_tf.data.arrays import load_npz, load_tfds, npz_holds_masks, resized
+from simclr_tf.data.files import load_lists, measure, second_column, settle
+from simclr_tf.data.folders import holds_masks, load_folder
 from simclr_tf.data.mask_checks import check_masks
 from simclr_tf.data.masks import MaskRules
+from simclr_tf.data.problems import Report, refuse
 from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
-from simclr_tf.data.sources import Source, Splits, hold_back
+from simclr_tf.data.sources import Source, Splits, each_split, hold_back
 from simclr_tf.errors import UserError
 
 SHAPES_SIZE = (32, 32)
@@ -53,22 +53,17 @@ def load(
     Raises:
         UserError: The data is not there or not as it should be.
     """
-    if val_file_path and not train_file_path:
-        raise UserError(
-            "Expected --train_file_path beside --val_file_path, got none. "
-            "Pass both, or a --dataset."
-        )
-    if train_file_path:
-        splits = load_lists(
-            train_file_path,
-            val_file_path,
-            need_labels=need_labels,
-            num_classes=num_classes,
-            masks=masks is not None,
-        )
-    else:
+    splits = list_files(
+        dataset,
+        train_file_path=train_file_path,
+        val_file_path=val_file_path,
+        need_labels=need_labels,
+        num_classes=num_classes,
+        masks=masks is not None,
+    )
+    if splits is None:
         unlabelled = not need_labels and masks is None
-        splits = _load_named(dataset, input_size, seed, unlabelled=unlabelled, masks=masks)
+        splits = _load_arrays(dataset, input_size, seed, unlabelled=unlabelled, masks=masks)
 
     def ready(source: Source) -> Source:
         if source.images is None:
@@ -77,10 +72,10 @@ def load(
             )
         return resized(source, input_size)
 
-    splits = _each(splits, lambda source: measure(source, skip_bad_images=skip_bad_images))
+    splits = each_split(splits, lambda source: measure(source, skip_bad_images=skip_bad_images))
     if masks is not None:  # of their own size: resizing may lose a value that is wrong
         splits = check_masks(splits, masks)
-    splits = _each(splits, ready)
+    splits = each_split(splits, ready)
     if need_labels:
         for source in filter(None, (splits.train, splits.test)):
             _check_labels(source, num_classes)
@@ -89,12 +84,66 @@ def load(
     return splits
 
 
-def _each(splits: Splits, change: Callable[[Source], Source]) -> Splits:
-    others = (splits.test, splits.unlabelled)
-    return Splits(change(splits.train), *(None if s is None else change(s) for s in others))
+def list_files(
+    dataset: str,
+    *,
+    train_file_path: str = "",
+    val_file_path: str = "",
+    need_labels: bool = False,
+    num_classes: int = 0,
+    masks: bool = False,
+    report: Report = refuse,
+) -> Splits | None:
+    """Lists a data set's files without opening one; None where it is no files.
+
+    Args:
+        dataset: As for `load`, and so are the next four.
+        train_file_path: A list.
+        val_file_path: Another.
+        need_labels: Every line of a list must have a label.
+        num_classes: Labels are 0 to num_classes - 1; 0: any.
+        masks: Every image must have a mask.
+        report: Called with each problem; where it returns, the file is left out.
+
+    Raises:
+        UserError: There are no such files, or `report` refuses one.
+    """
+    if val_file_path and not train_file_path:
+        raise UserError(
+            "Expected --train_file_path beside --val_file_path, got none. "
+            "Pass both, or a --dataset."
+        )
+    if train_file_path:
+        return load_lists(
+            train_file_path,
+            val_file_path,
+            need_labels=need_labels,
+            num_classes=num_classes,
+            masks=masks,
+            report=report,
+        )
+    folder = folder_of(dataset)
+    return load_folder(folder, masks=masks, report=report) if folder else None
 
 
-def _load_named(
+def folder_of(dataset: str) -> str:
+    """Returns the folder that a data set is, or ""."""
+    kind, _, rest = dataset.partition(":")
+    return str(Path(rest).expanduser()) if kind == "folder" else ""
+
+
+def offers_masks(dataset: str, train_file_path: str) -> bool:
+    """Tells by its own form whether a data set is one with masks: list, folder or arrays."""
+    if train_file_path:
+        return second_column(train_file_path) == "masks"
+    kind, _, rest = dataset.partition(":")
+    if kind == "npz":
+        return npz_holds_masks(str(Path(rest).expanduser()))
+    folder = folder_of(dataset)
+    return bool(folder) and holds_masks(folder)
+
+
+def _load_arrays(
     dataset: str,
     input_size: tuple[int, int],
     seed: int,
@@ -106,8 +155,6 @@ def _load_named(
     if kind == "shapes":
         size = input_size if input_size != (0, 0) else SHAPES_SIZE
         return _make_shapes(size, seed, masked=masks is not None)
-    if kind == "folder":
-        return load_folder(str(Path(rest).expanduser()), masks=masks is not None)
     if kind == "npz":
         return load_npz(str(Path(rest).expanduser()), masks=masks)
     name = rest if kind == "tfds" else dataset

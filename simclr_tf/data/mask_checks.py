@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,10 @@ _OBJECT_REMEDY = (
     "Where 255 is the object, pass --mask_colors=FILE, a file with the lines `0 0 0 background` "
     "and `255 255 255 object`."
 )
+
+
+class WrongSize(UserError):
+    """A mask of another size than its image."""
 
 
 class _Mask(NamedTuple):
@@ -44,22 +49,74 @@ def check_masks(splits: Splits, rules: MaskRules) -> Splits:
         UserError: A mask does not decode, is of another size than its image, or holds other values;
             a split has no pixels that count; or there are less than 2 classes.
     """
+    _check_rules(rules)
+    sources, masks, found = _read_all(splits, rules)
+    wrong = _wrong(masks, found, rules)
+    if wrong:
+        named = [_fault(*one, rules) for one in wrong[:MASKS_NAMED]]
+        raise UserError(name_first([*named, *wrong[MASKS_NAMED:]], MASKS_NAMED))
+    names = _check_together(sources, masks, found, rules)
+    return Splits(*(dataclasses.replace(s, class_names=names, labels=None) for s in sources))
+
+
+def find_wrong_masks(
+    splits: Splits, rules: MaskRules
+) -> Iterator[tuple[Source | None, int, UserError]]:
+    """Yields every mask that `check_masks` would refuse: its split, its number there, the fault.
+
+    Without a split: what is wrong with all of them.
+    """
+    _check_rules(rules)
+    sources, masks, found = _read_all(splits, rules)
+    wrong = _wrong(masks, found, rules)
+    for mask, values in wrong:
+        fault = values if isinstance(values, UserError) else UserError(_fault(mask, values, rules))
+        yield mask.source, mask.number, fault
+    bad = {id(mask) for mask, _ in wrong}
+    good = [number for number, mask in enumerate(masks) if id(mask) not in bad]
+    if not good:
+        return
+    try:
+        _check_together(sources, [masks[i] for i in good], [found[i] for i in good], rules)
+    except UserError as error:
+        yield None, 0, error
+
+
+def _check_rules(rules: MaskRules) -> None:
     if rules.num_classes > MOST_CLASSES:
         raise UserError(
             f"Expected at most {MOST_CLASSES} classes, as masks have 8 bits, got "
             f"--num_classes={rules.num_classes}. Pass a smaller number, or leave it out."
         )
+
+
+def _read_all(
+    splits: Splits, rules: MaskRules
+) -> tuple[list[Source], list[_Mask], list[set[int] | UserError]]:
+    """Reads all masks: the sources, every mask, and the values in each or what is wrong with it."""
     sources = [
         dataclasses.replace(source, mask_colours=rules.colours if source.mask_paths else None)
         for source in (splits.train, splits.test)
         if source is not None
     ]
     masks = [_Mask(source, number) for source in sources for number in range(len(source))]
-    found = read_each(_values_of, masks, "checking masks")
-    _check_values(masks, found, rules)
+    return sources, masks, read_each(_values_of, masks, "checking masks")
+
+
+def _check_together(
+    sources: list[Source], masks: list[_Mask], found: list[Any], rules: MaskRules
+) -> tuple[str, ...]:
+    """Returns the names of the K classes, of masks that are right one by one.
+
+    Raises:
+        UserError: A source has no pixels that count, or there are less than 2 classes, or the
+            largest value looks like none.
+    """
+    if not _known_classes(rules) and rules.ignore_label != 255:
+        _check_255(masks, found)
     for source in sources:
         seen = [values for mask, values in zip(masks, found, strict=True) if mask.source is source]
-        if set().union(*seen) == {rules.ignore_label}:
+        if seen and set().union(*seen) == {rules.ignore_label}:
             raise UserError(
                 f"Expected pixels that count in the masks of {source.name}, got only "
                 f"--ignore_label={rules.ignore_label}. Mend the masks, or pass another value."
@@ -72,8 +129,7 @@ def check_masks(splits: Splits, rules: MaskRules) -> Splits:
             "Pass --num_classes, or add masks with pixels of other classes."
         )
     given = rules.class_names or sources[0].class_names
-    names = (*given[:num_classes], *map(str, range(len(given), num_classes)))
-    return Splits(*(dataclasses.replace(s, class_names=names, labels=None) for s in sources))
+    return (*given[:num_classes], *map(str, range(len(given), num_classes)))
 
 
 def _known_classes(rules: MaskRules) -> int:
@@ -89,7 +145,7 @@ def _values_of(mask: _Mask) -> set[int]:
     pixels = source.read_mask(number)
     if source.file_sizes is not None and pixels.shape != tuple(source.file_sizes[number]):
         height, width = source.file_sizes[number]
-        raise UserError(
+        raise WrongSize(
             f"{mask}: expected {height}x{width} (height x width), the size of "
             f"{source.paths[number]}, got {pixels.shape[0]}x{pixels.shape[1]}. Mend the mask, or "
             "pair it with its own image."
@@ -97,33 +153,26 @@ def _values_of(mask: _Mask) -> set[int]:
     return set(np.flatnonzero(np.bincount(pixels.ravel())).tolist())
 
 
-def _check_values(masks: list[_Mask], found: list[Any], rules: MaskRules) -> None:
-    """Raises the errors found, and those of values that are no class.
-
-    Args:
-        masks: All masks.
-        found: For each the values in it, or the UserError that reading it ended with.
-        rules: What the masks may hold.
-    """
-    num_classes = _known_classes(rules)
-    allowed = {*range(num_classes or 256), rules.ignore_label}
-    wrong = [
+def _wrong(
+    masks: list[_Mask], found: list[Any], rules: MaskRules
+) -> list[tuple[_Mask, set[int] | UserError]]:
+    """Returns the masks that do not decode or hold what is no class, each with what was found."""
+    allowed = _allowed(rules)
+    return [
         (mask, values)
         for mask, values in zip(masks, found, strict=True)
         if isinstance(values, UserError) or values - allowed
     ]
-    if wrong:
-        named = wrong[:MASKS_NAMED]
-        faults = [_fault(mask, values, allowed, rules) for mask, values in named]
-        raise UserError(name_first([*faults, *wrong[MASKS_NAMED:]], MASKS_NAMED))
-    if not num_classes and rules.ignore_label != 255:
-        _check_255(masks, found)
 
 
-def _fault(mask: _Mask, values: set[int] | UserError, allowed: set[Any], rules: MaskRules) -> str:
+def _allowed(rules: MaskRules) -> set[Any]:
+    return {*range(_known_classes(rules) or 256), rules.ignore_label}
+
+
+def _fault(mask: _Mask, values: set[int] | UserError, rules: MaskRules) -> str:
     if isinstance(values, UserError):
         return str(values)
-    outside, num_classes = sorted(values - allowed, reverse=True), _known_classes(rules)
+    outside, num_classes = sorted(values - _allowed(rules), reverse=True), _known_classes(rules)
     value = outside[0]  # the largest: with it the others are classes too
     if rules.num_classes:
         reason, remedies = f"--num_classes={num_classes}", [f"Pass --num_classes={value + 1}"]

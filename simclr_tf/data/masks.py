@@ -50,7 +50,7 @@ def read_colour_table(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """
     rows: dict[tuple[int, ...], str] = {}  # colour -> where it stands
     names: dict[str, str] = {}
-    for where, line in read_lines(path, "a table of colours"):
+    for where, line, _ in read_lines(path, "a table of colours"):
         *numbers, name = (re.split(r"[,\s]+", line.split("#")[0].strip(), maxsplit=3) + [""])[:4]
         if len(numbers) < 3 or not all(n.isdecimal() and int(n) <= 255 for n in numbers):
             raise UserError(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 
 from simclr_tf.data.decode import read_image, read_windows
 from simclr_tf.data.masks import read_mask
 from simclr_tf.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Source:
         masks: uint8 [M, H, W], or None.
         mask_paths: M file names; empty for sets without masks, or whose masks are no files.
         mask_colours: The colour of each class in mask files, uint8 [R, 3], or None.
+        lines: M numbers of lines in the list that names the images; empty for other sets.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Source:
     masks: np.ndarray | None = None
     mask_paths: tuple[str, ...] = ()
     mask_colours: np.ndarray | None = None
+    lines: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths) if self.images is None else len(self.images)
@@ -85,7 +91,7 @@ class Source:
         def rows(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[indices]
 
-        def names(values: tuple[str, ...]) -> tuple[str, ...]:
+        def names(values: tuple[T, ...]) -> tuple[T, ...]:
             return tuple(values[i] for i in indices) if values else ()
 
         return dataclasses.replace(
@@ -96,6 +102,7 @@ class Source:
             paths=names(self.paths),
             masks=rows(self.masks),
             mask_paths=names(self.mask_paths),
+            lines=names(self.lines),
         )
 
 
@@ -106,6 +113,16 @@ class Splits:
     train: Source
     test: Source | None = None
     unlabelled: Source | None = None
+
+    def present(self) -> list[Source]:
+        """Returns the splits that there are: train, test, unlabelled."""
+        return [s for s in (self.train, self.test, self.unlabelled) if s is not None]
+
+
+def each_split(splits: Splits, change: Callable[[Source], Source]) -> Splits:
+    """Returns the splits, each of them changed."""
+    others = (splits.test, splits.unlabelled)
+    return Splits(change(splits.train), *(None if s is None else change(s) for s in others))
 
 
 def stratified_split(

@@ -25,8 +25,12 @@ import yaml
 import simclr_tf
 from simclr_tf import data
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
-from simclr_tf.data.masks import MaskRules
+from simclr_tf.data.check import look_at
+from simclr_tf.data.check_report import spell_problems
+from simclr_tf.data.decode import limit_pixels
+from simclr_tf.data.masks import MaskRules, read_colour_table
 from simclr_tf.data.pipeline import Shard, own_size, steps_per_epoch
+from simclr_tf.data.problems import ERROR, WARNING
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
@@ -128,6 +132,7 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
         UserError: The folder holds another run, or the settings ask for what there is not.
     """
     started = time.monotonic()
+    limit_pixels(config.max_pixels)
     config = _with_own_folder(config)
     strategy = _make_strategy(config, strategies)
     with distribution.watch_workers(strategy):
@@ -221,7 +226,28 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
 def load_splits(
     config: Config, *, need_labels: bool = False, masks: MaskRules | None = None
 ) -> data.Splits:
-    """Loads the data that the settings name, with labels or with masks where they are needed."""
+    """Loads the data that the settings name, with labels or with masks where they are needed.
+
+    Raises:
+        UserError: The data is not there or not as it should be, or a sample of it does not decode.
+    """
+    splits = _load(config, need_labels=need_labels, masks=masks)
+    size = config.crop_size if config.crop_size != (0, 0) else config.input_size
+    problems = look_at(splits, view=size, labels=need_labels)
+    errors = [problem for problem in problems if problem.severity() == ERROR]
+    if errors:
+        raise UserError(
+            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
+            f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
+            "--skip_bad_images goes on without such files."
+        )
+    warnings = [problem for problem in problems if problem.severity() == WARNING]
+    if warnings:
+        print(f"in a sample of the images:\n{spell_problems(warnings)}", flush=True)
+    return splits
+
+
+def _load(config: Config, *, need_labels: bool, masks: MaskRules | None) -> data.Splits:
     return data.load(
         config.dataset,
         train_file_path=config.train_file_path,
@@ -269,6 +295,12 @@ def _name_shared(train: data.Source, test: data.Source) -> None:
             f"the first {shared[0]}: what is reported on them tells little",
             flush=True,
         )
+
+
+def mask_rules(config: Config) -> MaskRules:
+    """Returns what masks may hold by the settings; raises UserError for a table that is wrong."""
+    colours, names = read_colour_table(config.mask_colors) if config.mask_colors else (None, ())
+    return MaskRules(config.num_classes, ignore_label(config), colours, names)
 
 
 def ignore_label(config: Config) -> int | None:

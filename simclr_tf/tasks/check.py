@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -18,14 +19,28 @@ from simclr_tf import data, plots
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
+from simclr_tf.data.check import Checked, check_splits
+from simclr_tf.data.check_arrays import check_npz
+from simclr_tf.data.check_folders import check_folder
+from simclr_tf.data.check_report import (
+    count_kinds,
+    spell_counts,
+    spell_number,
+    spell_problems,
+    write_problems,
+)
 from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.data.files import read_each
+from simclr_tf.data.files import second_column
+from simclr_tf.data.loading import folder_of, list_files, offers_masks
+from simclr_tf.data.masks import MaskRules
+from simclr_tf.data.problems import ERROR, Problem
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly
+from simclr_tf.training.run_folder import write_whole
 
 Size = tuple[int, int]
 
-BAD_NAMED = 20  # bad files named in the message; all are counted
+TABLE = "problems.csv"
 CLASSES_LISTED = 20  # classes up to which each one's images are printed
 
 VIEWS = 4  # columns beside the image
@@ -38,78 +53,144 @@ SHOWN_SIDE = 224
 
 
 def run(config: Config) -> dict[str, Any]:
-    """Reads every image once and returns what results.json holds.
+    """Reads everything once and returns what results.json holds.
 
-    Writes the run folder `config.finetune_save_path`; with `config.preview` its plots hold
-    `preview_operations.png`, `preview_views.png` and `preview_colours.png`.
+    Writes the run folder `config.finetune_save_path` with every problem in `problems.csv`; with
+    `config.preview` its plots hold `preview_operations.png`, `preview_views.png` and
+    `preview_colours.png`.
 
     Raises:
-        UserError: The data is not there or not as it should be; it names the files.
+        UserError: The data is not there, or holds what would stop or spoil training; there is a
+            table of problems then, but no results.
     """
     run = assembly.start_run(config)
-    started = time.monotonic()
-    splits = assembly.load_splits(config, need_labels=False)
-    sources = [s for s in (splits.train, splits.test, splits.unlabelled) if s is not None]
-    sizes = _read_all(sources)
+    started, skip = time.monotonic(), config.skip_bad_images
+    problems: list[Problem] = []
+    checked = _check(run.config, problems)
     seconds = time.monotonic() - started
-    _describe(sources, sizes)
-    seen = splits.train if splits.unlabelled is None else splits.unlabelled  # by pre-training
-    view_size = assembly.view_size(config, seen) if config.preview else None
+    errors = [p for p in problems if p.severity(skip_bad_images=skip) == ERROR]
+    if not errors and config.preview:
+        assembly.view_size(config, _seen(checked.splits))  # it must be known
 
     assembly.begin_or_resume(run, {})
-    pictures = _draw_preview(run, seen, view_size) if view_size else []
-    heights, widths = zip(*sizes, strict=True)
+    table = run.folder.path / TABLE
+    write_whole(table, lambda path: write_problems(path, problems, skip_bad_images=skip))
+    if not errors:
+        _describe(checked)
+    if problems:
+        lists = config.train_file_path
+        root = os.path.dirname(lists) if lists else folder_of(config.dataset)
+        print(f"\nProblems{f' in {root}' if root else ''}:")
+        print(spell_problems(problems, skip_bad_images=skip, root=root), end="\n\n")
+    print(
+        f"{checked.read:,} images read: {spell_counts(problems, skip_bad_images=skip)}; all of "
+        f"them in {table}",
+        flush=True,
+    )
+    if errors:
+        raise UserError(
+            f"Expected data that can be trained on, got {spell_number(len(errors), ERROR)}, all in "
+            f"{table}. Mend what it names{_hint(errors)}, and check again."
+        )
+    splits = checked.splits
+    pictures = []
+    if config.preview:
+        seen = _seen(splits)
+        pictures = _draw_preview(run, seen, assembly.view_size(config, seen))
     return run.finish(
         num_train=len(splits.train),
         num_test=0 if splits.test is None else len(splits.test),
         num_unlabelled=0 if splits.unlabelled is None else len(splits.unlabelled),
-        num_skipped=sum(source.skipped for source in sources),
+        num_skipped=sum(source.skipped for source in splits.present()),
+        problems=count_kinds(problems),
         classes={
             name: _count_classes(source)
             for name, source in (("train", splits.train), ("test", splits.test))
             if source is not None and source.labels is not None
         },
         image_size=splits.train.image_size,
-        smallest_sides=(min(heights), min(widths)),
-        largest_sides=(max(heights), max(widths)),
+        smallest_sides=checked.smallest,
+        largest_sides=checked.largest,
         pictures=pictures,
-        images_per_second=round(sum(map(len, sources)) / seconds, 1),
+        images_per_second=round(sum(map(len, splits.present())) / seconds, 1),
     )
 
 
-def _read_all(sources: Sequence[data.Source]) -> set[Size]:
-    """Reads, in threads, every image that is not in memory yet; returns all (height, width).
+def _seen(splits: data.Splits) -> data.Source:
+    """Returns the images that pre-training sees."""
+    return splits.train if splits.unlabelled is None else splits.unlabelled
 
-    Raises:
-        UserError: Some do not decode. It names the first and counts all, of all sources.
+
+def _check(config: Config, problems: list[Problem]) -> Checked:
+    """Checks the data that the settings name, with masks where it has some by its own form.
+
+    Args:
+        config: The settings.
+        problems: What is found is added here.
     """
-    images = [(s, i) for s in sources if s.images is None for i in range(len(s))]
+    masked = bool(config.mask_colors) or config.ignore_label >= 0
+    masked = masked or offers_masks(config.dataset, config.train_file_path)
+    rules = assembly.mask_rules(config) if masked else None
+    column = second_column(config.train_file_path) if config.train_file_path else ""
+    splits = list_files(
+        config.dataset,
+        train_file_path=config.train_file_path,
+        val_file_path=config.val_file_path,
+        need_labels=column == "labels" and not masked,
+        num_classes=config.num_classes,
+        masks=masked,
+        report=problems.append,
+    )
+    if splits is None:
+        splits = _load_arrays(config, rules, problems)
+    elif config.train_file_path:
+        if column == "text" and not masked:
+            problems.append(Problem("other column", config.train_file_path))
+    else:
+        known = [problem.file for problem in problems]
+        read = [path for source in splits.present() for path in source.paths + source.mask_paths]
+        problems += check_folder(folder_of(config.dataset), read, known)
+    view = config.crop_size if config.crop_size != (0, 0) else config.input_size
+    checked = check_splits(splits, view=view, num_classes=config.num_classes, masks=rules)
+    problems += checked.problems
+    return checked
 
-    def size(image: tuple[data.Source, int]) -> Size:
-        source, index = image
-        height, width, _ = source.read(index).shape
-        return height, width
 
-    outcomes = read_each(size, images, "reading")
-    bad = [outcome for outcome in outcomes if isinstance(outcome, UserError)]
-    if bad:
-        more = "" if len(bad) <= BAD_NAMED else f"\n... and {len(bad) - BAD_NAMED} more"
-        named = "\n".join(map(str, bad[:BAD_NAMED]))
-        raise UserError(f"{len(bad)} of {len(images)} images do not decode:\n{named}{more}")
-    return {s.images.shape[1:3] for s in sources if s.images is not None} | set(outcomes)
+def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem]) -> data.Splits:
+    """Loads a set that is no files; where its values are wrong, puts them among the problems.
+
+    The set is then an empty one.
+    """
+    try:
+        # Both sides of a share held back are checked.
+        return assembly.load_splits(config.replace(val_fraction=0.0), masks=rules)
+    except UserError:
+        kind, _, path = config.dataset.partition(":")
+        path = os.path.expanduser(path)
+        if kind != "npz" or not os.path.exists(path):
+            raise
+        problems += check_npz(path)
+        if not problems:
+            raise
+        return data.Splits(data.from_arrays(np.empty((0, 0, 0, 3), np.uint8)))
 
 
-def _describe(sources: Sequence[data.Source], sizes: set[Size]) -> None:
+def _hint(errors: Sequence[Problem]) -> str:
+    skippable = any(problem.severity(skip_bad_images=True) != ERROR for problem in errors)
+    return ", or pass --skip_bad_images for the files that do not decode" if skippable else ""
+
+
+def _describe(checked: Checked) -> None:
     """Prints what there is: images, sizes and images per class."""
-    for source in sources:
+    for source in checked.splits.present():
         assembly.describe_data(source)
         if source.labels is not None:
             print(f"  {_spell_counts(_count_classes(source))}")
-    if len(sizes) > 1:
-        heights, widths = (sorted(sides) for sides in zip(*sizes, strict=True))
+    if checked.sizes > 1:
+        (height, width), (most_height, most_width) = checked.smallest, checked.largest
         print(
-            f"sizes: {len(sizes)}, heights {heights[0]} to {heights[-1]} and widths {widths[0]} to "
-            f"{widths[-1]} pixels"
+            f"sizes: {checked.sizes}, heights {height} to {most_height} and widths {width} to "
+            f"{most_width} pixels"
         )
 
 

@@ -12,7 +12,6 @@ import tensorflow as tf
 from simclr_tf import data, metrics, plots
 from simclr_tf.config import Config
 from simclr_tf.data.files import read_each
-from simclr_tf.data.masks import MaskRules, read_colour_table
 from simclr_tf.data.pipeline import Shard, masked_batches, plain_masked_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.segmentation import (
@@ -210,9 +209,7 @@ class MeanIoULine(keras.callbacks.Callback):
 
 def _load_parts(config: Config) -> Parts:
     """Loads the images with their masks, checked, and shares them out."""
-    colours, names = read_colour_table(config.mask_colors) if config.mask_colors else (None, ())
-    rules = MaskRules(config.num_classes, assembly.ignore_label(config), colours, names)
-    splits = assembly.load_splits(config, masks=rules)
+    splits = assembly.load_splits(config, masks=assembly.mask_rules(config))
     train, test = assembly.train_and_test(config, splits)
     if not config.val_fraction:
         return Parts(train, None, test)

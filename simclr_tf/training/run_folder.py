@@ -20,6 +20,7 @@ FOLDERS = ("checkpoints", "plots", "tensorboard")
 FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
 # What one task writes beside that; where another task's run lies, such files are the user's.
 OF_TASK = {
+    "check": ("problems.csv",),
     "evaluate": ("report.html", "fine_tuning"),
     "embed": ("features.npz", "neighbours.csv"),
 }
