@@ -46,7 +46,12 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: The data is not there or not as it should be; it names the files.
     """
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _check(run)
+
+
+def _check(run: assembly.Run) -> dict[str, Any]:
+    config = run.config
     started = time.monotonic()
     splits = assembly.load_splits(config, need_labels=False)
     sources = [s for s in (splits.train, splits.test, splits.unlabelled) if s is not None]
