@@ -318,7 +318,12 @@ class Config:
     resume: bool = setting("run", False, "Go on from the newest checkpoint of the run folder.")
     overwrite: bool = setting("run", False, "Replace a finished run in the run folder.")
     save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
-    keep_checkpoints: int = setting("run", 3, "Newest checkpoints kept.", bounds="[1, inf)")
+    keep_checkpoints: int = setting(
+        "run",
+        3,
+        "Newest checkpoints kept; where the newest is damaged, the one before is taken.",
+        bounds="[1, inf)",
+    )
     eval_every_epochs: int = setting(
         "run", 5, "Epochs between evaluations; 0: at the end only.", bounds="[0, inf)"
     )

@@ -73,9 +73,15 @@ def _disk_fault(error: OSError | tf.errors.OpError) -> str:
 
 def _remedy(config: Config, folder: RunFolder) -> str:
     room = "Make room there"
-    newest = folder.checkpoints.newest()
     if config.task in WITHOUT_CHECKPOINTS:
         return f"{room}; the same command with --overwrite then begins again."
-    if newest is None:
+    if folder.checkpoints.newest() is None:
         return f"{room}; the same command then begins again: no checkpoint was written yet."
-    return f"{room}; the same command with --resume then goes on from {newest}."
+    try:
+        newest, _ = folder.checkpoints.find_good()
+    except UserError:  # the disk cannot be read either
+        newest = None
+    return (
+        f"{room}; the same command with --resume then goes on from "
+        f"{newest or 'the newest checkpoint that is whole'}."
+    )

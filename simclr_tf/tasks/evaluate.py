@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import math
 import pathlib
 import shlex
@@ -431,7 +432,7 @@ class Evaluation:
             for name in ("loss.png", "accuracy.png"):
                 curve = self.checkpoint.parent.parent / "plots" / name
                 if curve.exists():
-                    shutil.copy(curve, folder.plots / name)
+                    write_whole(folder.plots / name, functools.partial(shutil.copy, curve))
 
     def _draw_map(self, z: Split | None) -> None:
         """Draws a t-SNE of training and test features, of z beside h where there is z."""

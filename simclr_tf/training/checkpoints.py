@@ -71,20 +71,25 @@ class Checkpoints:
         Raises:
             UserError: There are some, and none is whole.
         """
-        faults: list[str] = []
-        for path in reversed(self.files()):
-            fault = fault_of(path)
-            if not fault:
-                if faults:
-                    self._warn(f"damaged: {'; '.join(faults)}. Takes {path} instead")
-                return path
-            faults.append(f"{path} ({fault})")
-        if faults:
+        path, faults = self.find_good()
+        if faults and path is None:
             raise UserError(
                 f"Expected a checkpoint that is whole, got {len(faults)} damaged: "
                 f"{'; '.join(faults)}. Restore one from a copy, or begin again."
             )
-        return None
+        if faults:
+            self._warn(f"damaged: {'; '.join(faults)}. Takes {path} instead")
+        return path
+
+    def find_good(self) -> tuple[pathlib.Path | None, list[str]]:
+        """Returns the newest checkpoint that is whole, if any is, and what the newer ones lack."""
+        faults: list[str] = []
+        for path in reversed(self.files()):
+            fault = fault_of(path)
+            if not fault:
+                return path, faults
+            faults.append(f"{path} ({fault})")
+        return None, faults
 
     def best_or_newest(self) -> pathlib.Path | None:
         """Returns the best weights, or, with a warning where these are damaged, the newest."""
