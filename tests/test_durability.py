@@ -8,6 +8,8 @@ import json
 import os
 import resource
 import shutil
+import signal
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -19,7 +21,7 @@ import main
 from simclr_tf import plots, run_format, writing
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, disk, encoders
+from simclr_tf.tasks import assembly, disk, encoders, segmentation
 from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.writing import NotWritten, spell_bytes, write_whole
@@ -70,7 +72,7 @@ def begun(finished, tmp_path):
 
 
 def cut(path):
-    path.write_bytes(path.read_bytes()[:-100])
+    path.write_bytes(path.read_bytes()[:-1])
 
 
 # --- Damaged checkpoints, and folders that were moved ---
@@ -137,6 +139,18 @@ def test_other_tasks_take_the_newest_that_is_whole_too(begun, capsys):
         read_arrays(named)
 
 
+def test_a_segmentation_reports_its_last_weights_where_the_best_are_damaged(tmp_path, capsys):
+    run = SimpleNamespace(folder=RunFolder(tmp_path))
+    checkpoints = run.folder.checkpoints
+    run.folder.rows = [{"step": 3, "val_mean_iou": 0.5}, {"step": 6, "val_mean_iou": 0.4}]
+    checkpoints.save_best({"a": keras.Variable(1.0)}, step=3)
+    assert segmentation._best_row(run)["step"] == 3
+    cut(checkpoints.best)
+    assert segmentation._best_row(run) is None
+    assert f"{checkpoints.best} (no whole" in capsys.readouterr().err
+    assert not checkpoints.best.exists()  # nor does predict take it
+
+
 def test_the_journal_is_cut_back_on_disk(begun):
     folder = RunFolder(begun)
     folder.cut_back(4)
@@ -181,6 +195,7 @@ def test_a_checkpoint_that_finds_no_room_ends_the_run(begun, flags, small_files,
     assert not fault_of(good)
     assert not newest.exists() or newest.read_bytes() == damaged
     assert not (begun / ".lock").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("number", writing.DISK_FAULTS, ids=errno.errorcode.get)

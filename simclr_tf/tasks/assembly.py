@@ -520,17 +520,20 @@ def train(
         steps_per_epoch=plan.steps_per_epoch,
     )
     started = time.monotonic()
-    fit_steps(
-        model,
-        lambda first, last: distribution.distribute(
-            run.strategy, lambda shard: batches(first, last, shard)
-        ),
-        first_step=first_step,
-        last_step=plan.last_step,
-        steps_per_epoch=plan.steps_per_epoch,
-        callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
-        **fit_arguments,
-    )
+    try:
+        fit_steps(
+            model,
+            lambda first, last: distribution.distribute(
+                run.strategy, lambda shard: batches(first, last, shard)
+            ),
+            first_step=first_step,
+            last_step=plan.last_step,
+            steps_per_epoch=plan.steps_per_epoch,
+            callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
+            **fit_arguments,
+        )
+    finally:
+        save.restore_handlers()
     _name_slow_saving(config, run.folder.checkpoints.seconds, time.monotonic() - started)
     return round(progress.images_per_second, 1)
 
