@@ -29,7 +29,6 @@ from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
-SAVE_PATHS = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.
 _CHATTER = re.compile(
@@ -173,7 +172,7 @@ def _run(config: Config) -> None:
     except (UserError, BrokenPipeError):
         raise
     except OSError as error:
-        flag = SAVE_PATHS.get(config.task, "finetune_save_path")
+        flag = "predict_save_path" if config.task == "predict" else config.save_flag
         raise UserError(
             f"Expected to read and write {error.filename or 'files'}, got: "
             f"{error.strerror or error}. Check the path, its permissions and the free space; "

@@ -16,6 +16,7 @@ import yaml
 
 from simclr_tf.augment.recipe import JITTER_MODES, Recipe
 from simclr_tf.errors import UserError
+from simclr_tf.run_format import take_settings
 from simclr_tf.settings import check_bounds, load_yaml, read, read_all, setting, show
 
 TASKS = (
@@ -324,7 +325,12 @@ class Config:
     resume: bool = setting("run", False, "Go on from the newest checkpoint of the run folder.")
     overwrite: bool = setting("run", False, "Replace a finished run in the run folder.")
     save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
-    keep_checkpoints: int = setting("run", 3, "Newest checkpoints kept.", bounds="[1, inf)")
+    keep_checkpoints: int = setting(
+        "run",
+        3,
+        "Newest checkpoints kept; where the newest is damaged, the one before is taken.",
+        bounds="[1, inf)",
+    )
     eval_every_epochs: int = setting(
         "run", 5, "Epochs between evaluations; 0: at the end only.", bounds="[0, inf)"
     )
@@ -395,7 +401,7 @@ class Config:
         flags = read_all(SETTINGS, settings)
         path = flags.get("config")
         in_file = {name: field for name, field in SETTINGS.items() if name != "config"}
-        file = read_all(in_file, load_yaml(path), path) if path else {}
+        file = read_all(in_file, take_settings(load_yaml(path), path), path) if path else {}
 
         def overlay(base: dict[str, Any]) -> dict[str, Any]:
             return functools.reduce(_put_over, (file, flags), base)
@@ -410,7 +416,12 @@ class Config:
     @property
     def save_path(self) -> str:
         """The run folder of this task."""
-        return self.pretrain_save_path if self.task == "pretrain" else self.finetune_save_path
+        return getattr(self, self.save_flag)
+
+    @property
+    def save_flag(self) -> str:
+        """The name of the setting that chooses the run folder of this task."""
+        return "pretrain_save_path" if self.task == "pretrain" else "finetune_save_path"
 
     def replace(self, **changes: object) -> Config:
         """Returns a copy with some settings changed; `given` stays."""

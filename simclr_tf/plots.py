@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from simclr_tf.writing import write_whole
+
 if TYPE_CHECKING:  # loaded where a figure is drawn: matplotlib takes a while
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -794,4 +796,4 @@ def _save(figure: Figure, path: str | Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # the $ of a path or of a class's name is a $
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DPI, format="png")
+    write_whole(Path(path), lambda file: figure.savefig(file, dpi=DPI, format="png"))

@@ -22,8 +22,10 @@ PURE = {
     "optimizers",
     "pixel_losses",
     "plots",
+    "run_format",
     "schedules",
     "seeds",
+    "writing",
 }
 FLOORS = (
     {"errors"},
@@ -36,7 +38,7 @@ FLOORS = (
 )
 # The settings stand beside the floors: what they may import, and who may import them.
 SETTINGS = {"config", "settings"}
-SETTINGS_MAY_IMPORT = SETTINGS | {"errors", "augment.recipe"}
+SETTINGS_MAY_IMPORT = SETTINGS | {"errors", "augment.recipe", "run_format"}
 READERS = SETTINGS | {"tasks", "cli"}
 
 BANNED_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from safetensors.numpy import save_file
 from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.errors import UserError
@@ -16,6 +19,7 @@ from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.schedules import WarmupCosine
 from simclr_tf.training.checkpoints import (
     Checkpoints,
+    fault_of,
     named_variables,
     numbered_variables,
     read_arrays,
@@ -125,23 +129,57 @@ def test_a_kill_while_saving_leaves_the_one_before_as_the_newest(tmp_path, monke
     checkpoints = Checkpoints(tmp_path)
     before = checkpoints.save(variables(a=[1.0, 2.0]), step=1)
 
-    def killed(arrays, path, **arguments):
-        path.write_bytes(b"half of a fi")
+    def killed(*paths):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("safetensors.numpy.save_file", killed)
+        patch.setattr("os.replace", killed)
+        patch.setattr("pathlib.Path.unlink", lambda *_, **__: None)  # nor is it tidied up
         with pytest.raises(KeyboardInterrupt):
             checkpoints.save(variables(a=[3.0, 4.0]), step=2)
-    assert len(names(tmp_path)) == 2  # the half is there, under another name
+    # All but its name is there.
+    assert names(tmp_path) == [before.name, "step-000000002.safetensors.partial"]
     assert checkpoints.newest() == before
     np.testing.assert_array_equal(read_arrays(before)["a"], [1.0, 2.0])
     after = checkpoints.save(variables(a=[3.0, 4.0]), step=2)
     assert names(tmp_path) == [after.name]
+    after.with_name("best.safetensors.partial").write_bytes(b"half of a fi")
+    checkpoints.remove_partial()
+    assert names(tmp_path) == [after.name]
+
+
+def test_an_old_one_goes_only_once_the_new_one_is_on_disk(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    old = checkpoints.save(variables(a=1.0), step=1)
+    events = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def noted(*arguments, name=name, real=real):
+            events.append((name, old.exists()))
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, noted)
+    checkpoints.save(variables(a=2.0), step=2)
+    # The file, its name, the folder that holds the name: all before the old one goes.
+    assert events == [("fsync", True), ("replace", True), ("fsync", True)]
+    assert not old.exists()
+
+
+def test_what_was_passed_by_goes_before_what_is_whole(tmp_path):
+    """Damaged files of later steps do not count among those kept."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (7, 14, 21, 28):
+        Checkpoints(tmp_path, keep=4).save(variables(a=step), step=step)
+    for path in checkpoints.files()[2:]:
+        path.write_bytes(b"")
+    assert step_of(checkpoints.newest_good()) == 14
+    checkpoints.save(variables(a=16.0), step=16)
+    assert [step_of(path) for path in checkpoints.files()] == [14, 16]
 
 
 def test_files_of_others_are_neither_taken_nor_dropped(tmp_path):
-    for name in ("step-000000009.partial", "notes.txt", "other.safetensors"):
+    for name in ("step-best.safetensors", "notes.txt", "other.safetensors"):
         (tmp_path / name).write_text("x")
     checkpoints = Checkpoints(tmp_path)
     path = checkpoints.save(variables(a=1.0), step=1)
@@ -154,17 +192,101 @@ def test_a_missing_file_is_the_users_mistake(tmp_path):
         read_arrays(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("damage", ["empty", "cut", "text", "no header"])
+DAMAGES = {
+    "empty": lambda whole: b"",
+    "cut": lambda whole: whole[:-7],
+    "longer": lambda whole: whole + b"\0\0\0\0",
+    "text": lambda whole: b"hello world, hello",
+    "no header": lambda whole: whole[40:],
+    "zeros": lambda whole: bytes(len(whole)),
+    "zeros in the middle": lambda whole: whole[:-40] + bytes(32) + whole[-8:],
+    "a picture": lambda whole: b"\x89PNG\r\n\x1a\n" + whole[8:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_file_is_the_users_mistake(tmp_path, damage):
-    path = Checkpoints(tmp_path).save(variables(a=np.arange(100.0)), step=1)
-    whole = path.read_bytes()
-    path.write_bytes(
-        {"empty": b"", "cut": whole[:-7], "text": b"hello world, hello", "no header": whole[40:]}[
-            damage
-        ]
-    )
+    path = Checkpoints(tmp_path).save(variables(a=1 + np.arange(100.0)), step=1)
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
     with pytest.raises(UserError, match=rf"safetensors format at .*{path.name}"):
         read_arrays(path)
+    assert fault_of(path)
+
+
+def test_every_flipped_bit_is_found(tmp_path, monkeypatch):
+    """In header and data alike; also where the checksum's own name is hit."""
+    path = Checkpoints(tmp_path).save(variables(a=[1.0, 2.0], bc=3.0, none=[]), step=12)
+    whole = path.read_bytes()
+    assert not fault_of(path)
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        monkeypatch.setattr("pathlib.Path.read_bytes", lambda _, content=bytes(damaged): content)
+        assert fault_of(path), f"bit {bit % 8} of byte {bit // 8}: {bytes(damaged)!r}"
+
+
+def test_a_file_from_before_there_were_checksums_is_read(tmp_path):
+    path = tmp_path / "step-000000003.safetensors"
+    save_file({"a": np.float32([1.0])}, path, metadata={"step": "3"})
+    assert read_arrays(path) == {"a": np.float32([1.0])}
+    other = tmp_path / "other.safetensors"
+    save_file({"a": np.float32([1.0])}, other, metadata={"format": "pt", "from": "elsewhere"})
+    assert read_arrays(other).keys() == {"a"}
+    with pytest.raises(UserError, match="does not say after which step"):
+        step_of(other)
+
+
+def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
+    """Else a run would go on from an older one and in time remove it."""
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(variables(a=1.0), step=1)
+    newest = checkpoints.save(variables(a=2.0), step=2)
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", refused)
+    with pytest.raises(UserError, match=rf"{newest.name}, got: Permission denied"):
+        checkpoints.newest_good()
+
+
+def test_the_newest_that_is_whole_is_taken_and_the_damaged_are_named_once(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    assert checkpoints.newest_good() is None
+    first, second, third = (checkpoints.save(variables(a=i), step=i) for i in (1, 2, 3))
+    assert checkpoints.newest_good() == third
+    third.write_bytes(b"")
+    second.write_bytes(second.read_bytes()[:-1])
+    assert capsys.readouterr().err == ""
+    for _ in range(2):
+        assert checkpoints.newest_good() == first
+    error = capsys.readouterr().err
+    assert error.count("warning") == 1
+    assert f"{third} (it is empty)" in error and f"{second} (no whole safetensors file" in error
+    assert f"Takes {first} instead" in error
+    first.write_text("x")
+    with pytest.raises(UserError, match="got 3 damaged") as caught:
+        checkpoints.newest_good()
+    assert all(str(path) in str(caught.value) for path in (first, second, third))
+
+
+def test_the_newest_stands_in_for_the_best_where_that_is_damaged(tmp_path, capsys):
+    checkpoints = Checkpoints(tmp_path)
+    newest = checkpoints.save(variables(a=1.0), step=4)
+    assert checkpoints.best_or_newest() == newest
+    assert checkpoints.step_of_best() is None
+    checkpoints.save_best(variables(a=2.0), step=3)
+    assert checkpoints.best_or_newest() == checkpoints.best
+    assert checkpoints.step_of_best() == 3
+    assert capsys.readouterr().err == ""
+    checkpoints.best.write_bytes(b"")
+    assert checkpoints.best_or_newest() == newest
+    assert checkpoints.step_of_best() is None
+    error = capsys.readouterr().err
+    assert f"{checkpoints.best} (it is empty). Takes {newest} instead" in error
+    newest.unlink()
+    with pytest.raises(UserError, match="got: it is empty"):
+        checkpoints.best_or_newest()
 
 
 def test_the_loss_scale_and_the_scaled_optimizers_state_are_saved_too():

@@ -193,12 +193,18 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(pictures, tmp_path, micro
     assert_same_weights(whole, parts)
 
 
-def test_a_resumed_classification_equals_one_that_was_not_stopped(pretrained, pictures, tmp_path):
+@pytest.mark.parametrize("freeze", ["--freeze=False", "--freeze=True"])
+def test_a_resumed_classification_equals_one_that_was_not_stopped(
+    pretrained, pictures, tmp_path, freeze
+):
+    """Also where the pre-training is no longer where it was: the run's own weights do."""
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert classify(whole, pretrained, pictures) == 0
-    assert classify(parts, pretrained, pictures, "--max_steps=3", "--steps_per_execution=2") == 0
-    assert classify(parts, pretrained, pictures, "--resume") == 0
+    assert classify(whole, pretrained, pictures, freeze) == 0
+    flags = (freeze, "--max_steps=3", "--steps_per_execution=2")
+    assert classify(parts, pretrained, pictures, *flags) == 0
+    assert classify(parts, tmp_path / "nowhere", pictures, freeze, "--resume") == 0
     assert_same_weights(whole, parts)
+    assert results_of(whole)["initial_weights"] == results_of(parts)["initial_weights"]
 
 
 def test_ctrl_c_keeps_a_checkpoint_to_resume_from(pictures, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import resource
-import shutil
 import sys
 import tempfile
 import time
@@ -20,7 +19,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import yaml
 
 import simclr_tf
 from simclr_tf import data
@@ -34,6 +32,7 @@ from simclr_tf.data.problems import ERROR, WARNING
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
+from simclr_tf.tasks.disk import check_room, naming_the_way_on
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import (
@@ -44,6 +43,7 @@ from simclr_tf.training.checkpoints import (
 )
 from simclr_tf.training.execution import Execution, choose_execution
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
+from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 
 # A resumed run may change these without becoming another run.
@@ -64,6 +64,7 @@ FREE_ON_RESUME = (
 ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
 PACKAGES = ("tensorflow", "keras", "numpy")
+SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,22 +85,6 @@ class Run:
         """Whether this process prints, reads and writes."""
         return distribution.is_leader(self.strategy)
 
-    @contextlib.contextmanager
-    def among_workers(self) -> Iterator[None]:
-        """The block that a run lives in: a lost worker ends it; who follows does so in silence.
-
-        Raises:
-            UserError: Another worker was lost.
-        """
-        with contextlib.ExitStack() as stack:
-            if not self.leads:
-                print("this worker follows the first one, which prints and writes", flush=True)
-                stack.callback(shutil.rmtree, self.folder.path, ignore_errors=True)
-                silence = stack.enter_context(open(os.devnull, "w"))
-                stack.enter_context(contextlib.redirect_stdout(silence))
-            stack.enter_context(distribution.watch_workers(self.strategy))
-            yield
-
     def finish(self, **metrics: Any) -> dict[str, Any]:
         """Writes and returns the results: the task's metrics and what every task reports."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
@@ -111,15 +96,26 @@ class Run:
             "replicas": distribution.count_replicas(self.strategy),
             "precision": self.execution.precision,
             "seconds": round(time.monotonic() - self.started, 2),
+            **self._time_of_checkpoints(),
             **metrics,
         }
         self.folder.write_results(results)
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 
+    def _time_of_checkpoints(self) -> dict[str, float]:
+        if self.config.task in WITHOUT_CHECKPOINTS:
+            return {}
+        return {"checkpoint_seconds": round(self.folder.checkpoints.seconds, 2)}
 
-def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
+
+@contextlib.contextmanager
+def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Iterator[Run]:
     """Meets the other workers, sets seed and number format, and makes the run folder ready.
+
+    The block is the run's life: it holds the folder, so that no other run writes there; a lost
+    worker ends it; a worker that follows runs it in silence; a disk that takes no more ends it with
+    how to go on.
 
     The run's settings are those given, but for the run folder: where the default one holds a run of
     another task and nobody asked for it, the task takes a folder of its own beside it.
@@ -133,33 +129,59 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
     """
     started = time.monotonic()
     limit_pixels(config.max_pixels)
-    config = _with_own_folder(config)
+    config = _where_it_was_moved(_with_own_folder(config))
     strategy = _make_strategy(config, strategies)
-    with distribution.watch_workers(strategy):
-        return _make_ready(config, strategy, started)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(distribution.watch_workers(strategy))
+        execution = _set_up(config, strategy)
+        if distribution.is_leader(strategy):
+            folder = stack.enter_context(_open_folder(config))
+        else:
+            folder = stack.enter_context(_follow(config))
+        yield Run(config, execution, folder, started, strategy)
 
 
-def _make_ready(config: Config, strategy: distribution.Strategy | None, started: float) -> Run:
+def _set_up(config: Config, strategy: distribution.Strategy | None) -> Execution:
+    """Sets seed and number format."""
     keras.utils.set_random_seed(config.seed)
     replicas = distribution.count_replicas(strategy)
     execution = choose_execution(config.precision, config.xla, config.augment_on, replicas=replicas)
     if strategy is not None:
         _check_rows(config, Shard(of=replicas).rows(config.batch_size), replicas)
         print(f"{replicas} replicas of {config.batch_size // replicas} images each", flush=True)
-    if not distribution.is_leader(strategy):
-        # What a worker that follows writes is for nobody, and goes with the run.
-        folder = RunFolder(tempfile.mkdtemp(), keep_checkpoints=config.keep_checkpoints)
-        folder.begin(resume=False, overwrite=True, flag="")
-        return Run(config, execution, folder, started, strategy)
+    return execution
+
+
+@contextlib.contextmanager
+def _open_folder(config: Config) -> Iterator[RunFolder]:
+    """Holds the run folder for the length of the block and makes it ready."""
     folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
-    flag = "pretrain_save_path" if config.task == "pretrain" else "finetune_save_path"
-    folder.begin(
-        resume=config.resume,
-        overwrite=config.overwrite,
-        flag=flag,
-        can_resume=config.task not in WITHOUT_CHECKPOINTS,
-    )
-    return Run(config, execution, folder, started, strategy)
+    folder.task()  # one of another version of the format is left as it is
+    with (
+        hold_folder(folder.path, task=config.task, flag=config.save_flag),
+        naming_the_way_on(config, folder),
+    ):
+        folder.begin(
+            resume=config.resume,
+            overwrite=config.overwrite,
+            flag=config.save_flag,
+            can_resume=config.task not in WITHOUT_CHECKPOINTS,
+        )
+        yield folder
+
+
+@contextlib.contextmanager
+def _follow(config: Config) -> Iterator[RunFolder]:
+    """The block of a worker that follows: what it prints and writes is for nobody."""
+    print("this worker follows the first one, which prints and writes", flush=True)
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as path,
+        open(os.devnull, "w") as silence,
+        contextlib.redirect_stdout(silence),
+    ):
+        folder = RunFolder(path, keep_checkpoints=config.keep_checkpoints)
+        folder.begin(resume=False, overwrite=True, flag="")
+        yield folder
 
 
 def _with_own_folder(config: Config) -> Config:
@@ -172,6 +194,19 @@ def _with_own_folder(config: Config) -> Config:
     own = f"{config.finetune_save_path}_{config.task}"
     print(f"{config.finetune_save_path} holds a run of --task={there}: this one goes to {own}")
     return config.replace(finetune_save_path=own)
+
+
+def _where_it_was_moved(config: Config) -> Config:
+    """Returns the settings of a run that is resumed by its own `config.yaml` with the folder that
+    this lies in, where the one it names holds no run: the run was moved.
+    """
+    here = pathlib.Path(config.config).parent
+    if not config.resume or not config.config or not RunFolder(here).checkpoints.files():
+        return config
+    if RunFolder(config.save_path).checkpoints.files():
+        return config
+    print(f"there is no run in {config.save_path}: goes on with that in {here}", flush=True)
+    return config.replace(**{config.save_flag: str(here)})
 
 
 def task_of(folder: pathlib.Path) -> str | None:
@@ -443,22 +478,44 @@ def _begin_or_resume(
     variables: Variables,
     first_row: Callable[[], dict[str, float]],
 ) -> int:
-    if not config.resume:
-        if config.overwrite:
-            folder.clear()
-        # What is written must not, read back with --config, resume or overwrite by itself.
-        folder.write_config(config.replace(resume=False, overwrite=False).to_yaml())
-        row = first_row()
-        if row:
-            folder.add_row({"epoch": 0, "step": 0, **row})
-        return 0
-    _check_resumed(config, folder)
-    newest = folder.checkpoints.files()[-1]
+    if config.resume:
+        _check_resumed(config, folder)
+    if variables:
+        check_room(config, folder, variables)
+    if config.resume:
+        return _resume(folder, variables)
+    if config.overwrite:
+        folder.clear()
+    # What is written must not, read back with --config, resume or overwrite by itself.
+    folder.write_config(config.replace(resume=False, overwrite=False).to_yaml())
+    row = first_row()
+    if row:
+        folder.add_row({"epoch": 0, "step": 0, **row})
+    return 0
+
+
+def _resume(folder: RunFolder, variables: Variables) -> int:
+    """Restores the newest checkpoint that is whole; what was written after it is dropped."""
+    newest = folder.checkpoints.newest_good()
+    if newest is None:  # `RunFolder.begin` has seen one
+        raise UserError(f"Expected a checkpoint in {folder.path}, got none. Leave out --resume.")
     restore(variables, read_arrays(newest), str(newest))
     step = step_of(newest)
-    folder.resume_rows(step)
+    folder.cut_back(step)
     print(f"resumed at step {step} from {newest}", flush=True)
     return step
+
+
+def name_initial_weights(run: Run, checkpoint: pathlib.Path | None) -> str:
+    """Returns where a run's first weights are from, as results.json and model.json name it.
+
+    Args:
+        run: The run.
+        checkpoint: What `encoders.initial_weights` returned.
+    """
+    if run.config.resume:
+        return str(run.folder.facts().get("initial_weights", "not known"))
+    return str(checkpoint) if checkpoint else "random"
 
 
 def train(
@@ -494,24 +551,51 @@ def train(
         every_epochs=config.save_every_epochs,
         steps_per_epoch=plan.steps_per_epoch,
     )
-    fit_steps(
-        model,
-        lambda first, last: distribution.distribute(
-            run.strategy, lambda shard: batches(first, last, shard)
-        ),
-        first_step=first_step,
-        last_step=plan.last_step,
-        steps_per_epoch=plan.steps_per_epoch,
-        callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
-        **fit_arguments,
-    )
+    started = time.monotonic()
+    try:
+        fit_steps(
+            model,
+            lambda first, last: distribution.distribute(
+                run.strategy, lambda shard: batches(first, last, shard)
+            ),
+            first_step=first_step,
+            last_step=plan.last_step,
+            steps_per_epoch=plan.steps_per_epoch,
+            callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
+            **fit_arguments,
+        )
+    finally:
+        save.restore_handlers()
+    _name_slow_saving(config, run.folder.checkpoints.seconds, time.monotonic() - started)
     return round(progress.images_per_second, 1)
+
+
+def _name_slow_saving(config: Config, saving: float, training: float) -> None:
+    """Prints what checkpoints have cost where that is much."""
+    if saving > SLOW_SAVING * training:
+        print(
+            f"checkpoints took {saving:.1f} of {training:.1f} seconds of training "
+            f"({100 * saving / training:.0f} %): pass a larger --save_every_epochs than "
+            f"{config.save_every_epochs}, or a run folder on a faster disk",
+            flush=True,
+        )
 
 
 def _check_resumed(config: Config, folder: RunFolder) -> None:
     """Raises UserError where a resumed run would go on with other settings than it began with."""
-    began = yaml.safe_load((folder.path / "config.yaml").read_text())
-    now = config.to_dict()
+    began, now = folder.settings(), config.to_dict()
+    if began is None:
+        raise UserError(
+            f"Expected the settings that the run began with in {folder.path / 'config.yaml'}, got "
+            "no such file. Restore it, or pass --overwrite to begin again."
+        )
+    unknown = [str(name) for name in began if name not in now]
+    if unknown:
+        raise UserError(
+            f"Expected settings that this version of simclr_tf knows in "
+            f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
+            "the run began with."
+        )
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in now

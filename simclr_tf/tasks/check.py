@@ -36,7 +36,7 @@ from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import ERROR, Problem
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly
-from simclr_tf.training.run_folder import write_whole
+from simclr_tf.writing import write_whole
 
 Size = tuple[int, int]
 
@@ -63,10 +63,15 @@ def run(config: Config) -> dict[str, Any]:
         UserError: The data is not there, or holds what would stop or spoil training; there is a
             table of problems then, but no results.
     """
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _report(run)
+
+
+def _report(run: assembly.Run) -> dict[str, Any]:
+    config = run.config
     started, skip = time.monotonic(), config.skip_bad_images
     problems: list[Problem] = []
-    checked = _check(run.config, problems)
+    checked = _check(config, problems)
     seconds = time.monotonic() - started
     errors = [p for p in problems if p.severity(skip_bad_images=skip) == ERROR]
     if not errors and config.preview:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import keras
@@ -53,12 +52,16 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         config: The settings.
         splits: The data, where they are loaded already.
     """
-    run = assembly.start_run(config, strategies=_strategies(config))
+    with assembly.start_run(config, strategies=_strategies(config)) as run:
+        return _classify(run, splits)
+
+
+def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     config = run.config
     splits = splits or assembly.load_splits(config, need_labels=True)
     train, test = assembly.train_and_test(config, splits)
     size = assembly.view_size(config, train)
-    checkpoint = encoders.pretrained_source(config)
+    checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
@@ -98,7 +101,8 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         **numbered_variables("optimizer", model.optimizer.variables),
     }
     step = assembly.begin_or_resume(run, variables, plan=plan)
-    run.folder.write_model(class_names=names, view_size=size)
+    origin = assembly.name_initial_weights(run, checkpoint)
+    run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)
     rate = assembly.train(
         run,
         model,
@@ -110,7 +114,7 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         validation_data=problem.test_batches,
         validation_freq=config.eval_every_epochs or config.num_epochs,
     )
-    return _report(run, problem, names, train, test, rate, checkpoint)
+    return _report(run, problem, names, train, test, rate, origin)
 
 
 def _strategies(config: Config) -> tuple[str, ...]:
@@ -191,7 +195,7 @@ def _report(
     train: data.Source,
     test: data.Source,
     images_per_second: float,
-    checkpoint: pathlib.Path | None,
+    origin: str,
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
     matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
@@ -218,7 +222,7 @@ def _report(
         num_train=len(train),
         num_test=len(test),
         trainable_parameters=sum(int(np.prod(v.shape)) for v in problem.model.trainable_variables),
-        initial_weights=str(checkpoint) if checkpoint else "random",
+        initial_weights=origin,
         images_per_second=images_per_second,
         peak_memory_bytes=assembly.peak_memory_bytes(),
     )

@@ -22,7 +22,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
-from simclr_tf.training.run_folder import write_whole
+from simclr_tf.writing import write_whole
 
 FEATURES, TABLE, PICTURE = "features.npz", "neighbours.csv", "plots/neighbours.png"
 SPLITS = ("train", "test", "unlabelled")
@@ -53,7 +53,11 @@ def run(config: Config) -> dict[str, Any]:
             "Expected features from their beginning, got --resume. Pass --overwrite to replace "
             "those in the folder."
         )
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _embed(run)
+
+
+def _embed(run: assembly.Run) -> dict[str, Any]:
     checkpoint = encoders.pretrained_source(run.config)
     _check_folder(run, checkpoint)
     config = run.config

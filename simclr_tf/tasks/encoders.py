@@ -6,7 +6,6 @@ import pathlib
 from typing import Any
 
 import keras
-import yaml
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
@@ -14,6 +13,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.settings import show
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
+from simclr_tf.training.run_folder import RunFolder
 
 DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
 SIZE_SETTINGS = ("input_size", "crop_size")
@@ -42,15 +42,15 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
     """Returns the checkpoint that `init_weights` means, or None for random weights.
 
     Raises:
-        UserError: A path was given and holds no weights.
+        UserError: A path was given and holds no weights, or all that there are are damaged.
     """
     if config.init_weights == "none":
         return None
     if config.init_weights == "auto":
-        return Checkpoints(pathlib.Path(config.pretrain_save_path) / "checkpoints").newest()
+        return RunFolder(config.pretrain_save_path).checkpoints.newest_good()
     path = pathlib.Path(config.init_weights)
     if path.is_dir():
-        found = Checkpoints(path / "checkpoints").newest()
+        found = RunFolder(path).checkpoints.newest_good()
         if found is None:
             raise UserError(
                 f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
@@ -65,16 +65,25 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
     return path
 
 
+def initial_weights(config: Config, own: Checkpoints) -> pathlib.Path | None:
+    """Returns the checkpoint that a run begins with, or None for random weights.
+
+    A run that is resumed takes its own, which hold its encoder: those it began with may have been
+    moved, or trained on, since.
+    """
+    return own.newest_good() if config.resume else pretrained_source(config)
+
+
 def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
     """Returns the settings with the encoder's shape as the checkpoint's run had it.
 
     Raises:
         UserError: The user asked for another shape.
     """
-    path = checkpoint.parent.parent / "config.yaml"
-    if not path.exists() or checkpoint.parent.name != "checkpoints":
+    folder = _run_of(checkpoint)
+    trained = folder and folder.settings()
+    if not trained:
         return config
-    trained = yaml.safe_load(path.read_text())
     shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
     for name, value in shape.items():
         wanted = getattr(config, name)
@@ -151,10 +160,14 @@ def check_apart(folder: pathlib.Path, checkpoint: pathlib.Path | None) -> None:
 
 def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
     """Returns the settings of the run that a checkpoint lies in; None where it lies in none."""
-    if checkpoint is None or checkpoint.parent.name != "checkpoints":
-        return None
-    path = checkpoint.parent.parent / "config.yaml"
-    return Config.resolve(config=str(path)) if path.exists() else None
+    folder = None if checkpoint is None else _run_of(checkpoint)
+    path = folder and folder.path / "config.yaml"
+    return Config.resolve(config=str(path)) if path and path.exists() else None
+
+
+def _run_of(checkpoint: pathlib.Path) -> RunFolder | None:
+    """Returns the folder of the run that a checkpoint lies in; None where it lies in none."""
+    return RunFolder(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else None
 
 
 def load_projection_head(

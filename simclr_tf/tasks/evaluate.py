@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import math
 import pathlib
 import shlex
@@ -41,6 +42,7 @@ from simclr_tf.tasks.embed import (
     project,
 )
 from simclr_tf.tasks.predict import BATCH_PIXELS
+from simclr_tf.writing import write_whole
 
 PROTOCOLS = ("knn", "logreg", "linear", "mlp", "finetune", "supervised", "baselines", "health")
 REPORT = "report.html"
@@ -91,7 +93,13 @@ def run(config: Config) -> dict[str, Any]:
     if config.compare:
         return _compare(config)
     asked, fractions = _protocols(config), _fractions(config)
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _evaluate(run, asked, fractions)
+
+
+def _evaluate(
+    run: assembly.Run, asked: Sequence[str], fractions: Sequence[float]
+) -> dict[str, Any]:
     config = run.config
     checkpoint = encoders.pretrained_source(config)
     if checkpoint is None and config.init_weights != "none":
@@ -424,7 +432,7 @@ class Evaluation:
             for name in ("loss.png", "accuracy.png"):
                 curve = self.checkpoint.parent.parent / "plots" / name
                 if curve.exists():
-                    shutil.copy(curve, folder.plots / name)
+                    write_whole(folder.plots / name, functools.partial(shutil.copy, curve))
 
     def _draw_map(self, z: Split | None) -> None:
         """Draws a t-SNE of training and test features, of z beside h where there is z."""
@@ -609,8 +617,13 @@ def _compare(config: Config) -> dict[str, Any]:
             "their folders with commas between."
         )
     for folder in folders:
+        assembly.task_of(folder)  # refuses a folder of a version that is not read
         read_report(folder)  # before anything is written
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _put_together(run, folders)
+
+
+def _put_together(run: assembly.Run, folders: Sequence[pathlib.Path]) -> dict[str, Any]:
     if run.folder.path.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(
             f"Expected another folder to write to than those compared, got {run.folder.path}. Pass "
@@ -628,5 +641,5 @@ def _compare(config: Config) -> dict[str, Any]:
 
 def _write_report(folder: pathlib.Path, evaluated: Sequence[pathlib.Path]) -> None:
     html = build_report([read_report(path) for path in evaluated])
-    (folder / REPORT).write_text(html, encoding="utf-8")
+    write_whole(folder / REPORT, lambda path: path.write_text(html, encoding="utf-8"))
     print(f"report in {folder / REPORT}", flush=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
@@ -28,10 +27,14 @@ from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.tasks.pace import Pace
-from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
+from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
 from simclr_tf.training.execution import choose_execution
-from simclr_tf.training.run_folder import RunFolder, write_whole
+from simclr_tf.training.folder_lock import NAME as LOCK
+from simclr_tf.training.folder_lock import hold_folder
+from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.writing import write_whole
 
 UNUSED = ("strategy", "xla", "cache", "val_fraction", "num_classes", "label_fraction")
 TRAINED_TASKS = ("classification", "segmentation")
@@ -92,7 +95,17 @@ def run(config: Config) -> dict[str, Any]:
     started = time.monotonic()
     _check_flags(config)
     trained = _read_run(config)
-    folder = OutputFolder(_output_path(config, trained))
+    path = _output_path(config, trained)
+    with (
+        hold_folder(path, task=config.task, flag="predict_save_path"),
+        naming_the_way_on(config, RunFolder(path)),
+    ):
+        return _predict(config, trained, OutputFolder(path), started)
+
+
+def _predict(
+    config: Config, trained: Trained, folder: OutputFolder, started: float
+) -> dict[str, Any]:
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
     source = _load_source(config)
@@ -150,9 +163,8 @@ def _read_run(config: Config) -> Trained:
         UserError: There is none that classifies or segments.
     """
     path, file = _locate_run(config)
-    checkpoints = Checkpoints(path / "checkpoints")
-    best = checkpoints.best if checkpoints.best.exists() else None
-    checkpoint = file or best or checkpoints.newest()
+    folder = RunFolder(path)
+    checkpoint = file or folder.checkpoints.best_or_newest()
     if checkpoint is None:
         raise UserError(
             f"Expected weights in {path / 'checkpoints'}, got none: the run did not come to its "
@@ -162,7 +174,7 @@ def _read_run(config: Config) -> Trained:
     arrays = read_arrays(checkpoint)
     settings = Config.resolve(config=str(path / "config.yaml"))
     count = _count_classes(arrays, HEADS[settings.task], checkpoint)
-    facts = _read_facts(path / "model.json")
+    facts = folder.facts()
     names = tuple(facts.get("class_names", map(str, range(count))))
     if len(names) != count:
         raise UserError(
@@ -196,19 +208,6 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
         f"Expected a run of {' or '.join(TRAINED_TASKS)} in {path}, got {found}. Pass the folder "
         "of such a run as --finetune_save_path or --init_weights."
     )
-
-
-def _read_facts(file: pathlib.Path) -> dict[str, Any]:
-    """Reads `model.json`; a run from before it was written has none."""
-    if not file.exists():
-        return {}
-    try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"Expected JSON in {file}, got: {error}. Correct or remove the file."
-        ) from None
-    return facts if isinstance(facts, dict) else {}
 
 
 def _count_classes(arrays: dict[str, np.ndarray], head: str, checkpoint: pathlib.Path) -> int:
@@ -272,9 +271,9 @@ class OutputFolder:
 
     def check(self, *, overwrite: bool) -> None:
         """Raises UserError where a prediction may not be written; removes nothing yet."""
-        if not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir())):
+        if not {path.name for path in self.path.iterdir()} - {LOCK}:
             return
-        if not self.path.is_dir() or not overwrite:
+        if not overwrite:
             raise UserError(
                 f"Expected an empty folder or none at {self.path}, got files there. Pass "
                 "--overwrite to replace the predictions in it, or another --predict_save_path."

@@ -40,8 +40,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
     """
-    run = assembly.start_run(config, strategies=("mirrored", "multiworker"))
-    with run.among_workers():
+    with assembly.start_run(config, strategies=("mirrored", "multiworker")) as run:
         return _pretrain(run)
 
 

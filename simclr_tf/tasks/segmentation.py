@@ -34,7 +34,6 @@ from simclr_tf.training.checkpoints import (
     numbered_variables,
     read_arrays,
     restore,
-    step_of,
 )
 from simclr_tf.training.run_folder import Row
 
@@ -105,11 +104,15 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.finetune_save_path`. What is reported are the weights that were
     best on the validation images, on test images that chose nothing.
     """
-    run = assembly.start_run(config)
+    with assembly.start_run(config) as run:
+        return _segment(run)
+
+
+def _segment(run: assembly.Run) -> dict[str, Any]:
     config = run.config
     parts = _load_parts(config)
     size = assembly.view_size(config, parts.train)
-    checkpoint = encoders.pretrained_source(config)
+    checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
@@ -147,7 +150,10 @@ def run(config: Config) -> dict[str, Any]:
         scale_rule(size, trained_on=trained_on, area_min=area_min),
     )
     step = assembly.begin_or_resume(run, variables, plan=plan)
-    run.folder.write_model(class_names=names, view_size=size, trained_on=trained_on)
+    origin = assembly.name_initial_weights(run, checkpoint)
+    run.folder.write_model(
+        class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
+    )
 
     def batches(first: int, last: int, shard: Shard) -> tf.data.Dataset:
         return masked_batches(
@@ -178,7 +184,7 @@ def run(config: Config) -> dict[str, Any]:
         num_validation=0 if parts.validation is None else len(parts.validation),
         num_test=len(parts.test),
         trainable_parameters=sum(int(np.prod(v.shape)) for v in model.trainable_variables),
-        initial_weights=str(checkpoint) if checkpoint else "random",
+        initial_weights=origin,
         images_per_second=rate,
         peak_memory_bytes=assembly.peak_memory_bytes(),
     )
@@ -356,10 +362,10 @@ def _best_row(run: assembly.Run) -> Row | None:
     """Returns the journal's row of the best weights; None where nothing was judged.
 
     A run that was killed, and resumed with an earlier end, may have kept weights from after it:
-    they are not of this run's past, and are removed.
+    they are not of this run's past, and are removed, as are such that are damaged.
     """
     row, path = best_row(run.folder.rows, "val_mean_iou"), run.folder.checkpoints.best
-    if row is not None and path.exists() and step_of(path) == int(row["step"]):
+    if row is not None and run.folder.checkpoints.step_of_best() == int(row["step"]):
         return row
     path.unlink(missing_ok=True)
     return None

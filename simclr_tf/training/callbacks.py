@@ -324,7 +324,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._stop is not None:
             self.save()
-            self._restore_handlers()
+            self.restore_handlers()
             raise KeyboardInterrupt
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -333,7 +333,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.save()
-        self._restore_handlers()
+        self.restore_handlers()
 
     def save(self) -> None:
         """Writes a checkpoint, unless the newest is of this very step."""
@@ -342,7 +342,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self.folder.checkpoints.save(self.variables, step=step)
             self._saved = step
 
-    def _restore_handlers(self) -> None:
+    def restore_handlers(self) -> None:
+        """Hands the signals back; Keras tells no callback of a training that ends with an error."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())
 

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import json
+import math
 import pathlib
-from collections.abc import Iterable
+import sys
+import time
+import zlib
+from collections.abc import Iterable, Mapping
 
 import keras
 import numpy as np
 
 from simclr_tf.errors import UserError
+from simclr_tf.writing import write_whole
 
-PATTERN = "step-*.safetensors"
+PATTERN = f"step-{9 * '[0-9]'}.safetensors"
+CHECKSUM = "checksum"  # its name among a file's metadata
 
+Arrays = dict[str, np.ndarray]
 Variables = dict[str, keras.Variable]
 
 
@@ -38,30 +46,91 @@ class Checkpoints:
     Args:
         folder: Made on the first save.
         keep: Number of files kept.
+
+    Attributes:
+        seconds: What saving has taken so far.
     """
 
     def __init__(self, folder: pathlib.Path, *, keep: int = 1) -> None:
         self.folder = folder
         self.keep = keep
+        self.seconds = 0.0
+        self._said: set[str] = set()
 
     def files(self) -> list[pathlib.Path]:
         """Returns the checkpoints, oldest first."""
         return sorted(self.folder.glob(PATTERN))
 
     def newest(self) -> pathlib.Path | None:
-        """Returns the newest checkpoint, if there is one."""
+        """Returns the newest checkpoint, damaged or not, if there is one."""
         return max(self.files(), default=None)
 
-    def save(self, variables: Variables, *, step: int) -> pathlib.Path:
-        """Writes the variables after `step` optimiser steps and drops the oldest files.
+    def newest_good(self) -> pathlib.Path | None:
+        """Returns the newest checkpoint that is whole, if there are any; warns of damaged ones.
 
-        The file gets its name once it is whole and on disk, so a kill at any moment leaves the
-        files that were there before.
+        Raises:
+            UserError: There are some, and none is whole.
+        """
+        path, faults = self.find_good()
+        if faults and path is None:
+            raise UserError(
+                f"Expected a checkpoint that is whole, got {len(faults)} damaged: "
+                f"{'; '.join(faults)}. Restore one from a copy, or begin again."
+            )
+        if faults:
+            self._warn(f"damaged: {'; '.join(faults)}. Takes {path} instead")
+        return path
+
+    def find_good(self) -> tuple[pathlib.Path | None, list[str]]:
+        """Returns the newest checkpoint that is whole, if any is, and what the newer ones lack."""
+        faults: list[str] = []
+        for path in reversed(self.files()):
+            fault = fault_of(path)
+            if not fault:
+                return path, faults
+            faults.append(f"{path} ({fault})")
+        return None, faults
+
+    def best_or_newest(self) -> pathlib.Path | None:
+        """Returns the best weights, or, with a warning where these are damaged, the newest."""
+        if not self.best.exists():
+            return self.newest_good()
+        fault = fault_of(self.best)
+        if not fault:
+            return self.best
+        newest = self.newest_good()
+        if newest is None:
+            raise _unreadable(self.best, fault)
+        self._warn(f"damaged: {self.best} ({fault}). Takes {newest} instead, not the best weights")
+        return newest
+
+    def step_of_best(self) -> int | None:
+        """Returns the step of the best weights; None where there are none or, with a warning, where
+        they are damaged.
+        """
+        if not self.best.exists():
+            return None
+        fault = fault_of(self.best)
+        if fault:
+            self._warn(f"damaged: {self.best} ({fault}). Takes the last weights instead")
+            return None
+        return step_of(self.best)
+
+    def save(self, variables: Variables, *, step: int) -> pathlib.Path:
+        """Writes the variables after `step` optimiser steps and drops what is no longer kept.
+
+        The file gets its name once it is whole and on disk, and others go after that: a kill at any
+        moment leaves the files that were there before. Those of later steps go too: a run that was
+        resumed has passed by them as they were damaged.
+
+        Raises:
+            NotWritten: The disk is full, say.
         """
         path = self.folder / f"step-{step:09d}.safetensors"
-        _write(path, variables, step)
-        for old in self.files()[: -self.keep]:
-            old.unlink()
+        self._write(path, variables, step)
+        past = [other for other in self.files() if step_of(other) <= step]
+        for other in set(self.files()) - set(past[-self.keep :]):
+            other.unlink()
         return path
 
     @property
@@ -71,50 +140,131 @@ class Checkpoints:
 
     def save_best(self, variables: Variables, *, step: int) -> None:
         """Writes the variables as the best so far; it replaces the ones before."""
-        _write(self.best, variables, step)
+        self._write(self.best, variables, step)
+
+    def remove_partial(self) -> None:
+        """Removes what a process that was killed while it saved has left."""
+        for path in self.folder.glob("*.safetensors.partial"):
+            path.unlink()
+
+    def _warn(self, text: str) -> None:
+        """Prints a warning, once."""
+        if text not in self._said:
+            self._said.add(text)
+            print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    def _write(self, path: pathlib.Path, variables: Variables, step: int) -> None:
+        from safetensors.numpy import save
+
+        started = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        arrays = {name: np.asarray(variable) for name, variable in variables.items()}
+        metadata = {"step": str(step)}
+        content = save(arrays, metadata | {CHECKSUM: _checksum(arrays, metadata)})
+        write_whole(path, lambda file: file.write_bytes(content), sync=True, need=len(content))
+        self.seconds += time.monotonic() - started
 
 
-def _write(path: pathlib.Path, variables: Variables, step: int) -> None:
-    from safetensors.numpy import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    arrays = {name: np.asarray(variable) for name, variable in variables.items()}
-    save_file(arrays, partial, metadata={"step": str(step)})
-    with open(partial, "rb+") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
+def size_of(variables: Variables) -> int:
+    """Returns about how many bytes a checkpoint of these variables takes."""
+    return sum(4 * math.prod(variable.shape) for variable in variables.values())
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _checksum(arrays: Arrays, metadata: Mapping[str, str]) -> str:
+    """Returns a sum over names, shapes, dtypes and bytes, whatever their order in the file."""
+    found = zlib.crc32(repr(sorted(metadata.items())).encode())
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found = zlib.crc32(repr((name, array.dtype.str, arrays[name].shape)).encode(), found)
+        found = zlib.crc32(array.data, found)
+    return f"crc32:{found:08x}"
+
+
+class _Damage(Exception):
+    """Says what is wrong with a file."""
+
+
+def _read(path: pathlib.Path) -> tuple[Arrays, dict[str, str]]:
+    """Returns a file's arrays and metadata; raises _Damage, or OSError where it cannot be read."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        raise _Damage(f"the disk cannot read it: {error.strerror}") from error
+    if not any(content[:64]):
+        raise _Damage("it begins with zeros" if content else "it is empty")
+    try:
+        arrays = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        metadata = dict(header.get("__metadata__") or {})
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise _Damage(f"no whole safetensors file: {error}") from error
+    written = metadata.pop(CHECKSUM, None)
+    # Files from before there were checksums, and of other origin, have none; but those of ours that
+    # have another word beside the step had one, under a name that is damaged.
+    lost = written is None and "step" in metadata and len(metadata) > 1
+    if lost or (written is not None and written != _checksum(arrays, metadata)):
+        raise _Damage("its content is not what was written: the checksum differs")
+    return arrays, metadata
+
+
+def fault_of(path: pathlib.Path) -> str:
+    """Returns what is wrong with a checkpoint, '' where nothing is.
+
+    Raises:
+        UserError: It cannot be read, which says nothing of what it holds.
+    """
+    try:
+        _read(path)
+    except _Damage as damage:
+        return str(damage)
+    except OSError as error:
+        raise _unreadable(path, error.strerror or str(error)) from error
+    return ""
+
+
+def read_arrays(path: pathlib.Path) -> Arrays:
     """Reads a checkpoint: name -> array.
 
     Raises:
         UserError: The file is missing or damaged.
     """
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"Expected a checkpoint in safetensors format at {path}, got: {error}. Pass another "
-            "file, or remove this one to fall back on the one before."
-        ) from error
+    return _read_as_asked(path)[0]
 
 
 def step_of(path: pathlib.Path) -> int:
-    """Returns the number of optimiser steps that a checkpoint of ours was saved after."""
-    from safetensors import safe_open
+    """Returns the number of optimiser steps that a checkpoint of ours was saved after.
 
+    Raises:
+        UserError: Its name does not say, and the file is damaged or none of ours.
+    """
     if path.match(PATTERN):
         return int(path.stem.removeprefix("step-"))
-    with safe_open(path, "numpy") as file:
-        return int(file.metadata()["step"])
+    metadata = _read_as_asked(path)[1]
+    if not metadata.get("step", "").isdecimal():
+        raise _unreadable(path, "one that does not say after which step it was saved")
+    return int(metadata["step"])
 
 
-def restore(variables: Variables, arrays: dict[str, np.ndarray], origin: str) -> None:
+def _read_as_asked(path: pathlib.Path) -> tuple[Arrays, dict[str, str]]:
+    try:
+        return _read(path)
+    except (_Damage, OSError) as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _unreadable(path: pathlib.Path, reason: str) -> UserError:
+    return UserError(
+        f"Expected a checkpoint in safetensors format at {path}, got: {reason}. Pass another "
+        "file, or the folder of the run to have its newest checkpoint that is whole."
+    )
+
+
+def restore(variables: Variables, arrays: Arrays, origin: str) -> None:
     """Assigns every variable its array; arrays beyond those asked for are left aside.
 
     Args:

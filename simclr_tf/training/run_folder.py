@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 import pathlib
 import shutil
-from collections.abc import Callable
 from typing import Any
 
 import yaml
 
 from simclr_tf.errors import UserError
-from simclr_tf.training.checkpoints import Checkpoints
+from simclr_tf.run_format import UnreadableFormat, state_format, take_settings
+from simclr_tf.training.checkpoints import Checkpoints, step_of
+from simclr_tf.writing import write_whole
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")
@@ -47,6 +48,7 @@ class RunFolder:
         """Makes the folder, where the run that is asked for may be written there.
 
         Nothing is removed yet: a run that fails before its first step costs nobody the one before.
+        Hold the folder (`hold_folder`) from before this on.
 
         Args:
             resume: Go on with the run that lies there.
@@ -87,54 +89,106 @@ class RunFolder:
         self.plots.mkdir(exist_ok=True)
 
     def task(self) -> str | None:
-        """Returns the task of the run that lies here; None where none does."""
+        """Returns the task of the run that lies here; None where none does.
+
+        Raises:
+            UnreadableFormat: The folder is of a version that this library does not read.
+        """
         try:
-            settings = yaml.safe_load((self.path / "config.yaml").read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            return (self.settings() or {}).get("task")
+        except UnreadableFormat:
+            raise
+        except UserError:
             return None
-        return settings.get("task") if isinstance(settings, dict) else None
+
+    def settings(self) -> dict[str, Any] | None:
+        """Returns what `config.yaml` says, by name, unchecked; None where there is none.
+
+        Raises:
+            UnreadableFormat: The folder is of a version that this library does not read.
+            UserError: The file cannot be read.
+        """
+        path = self.path / "config.yaml"
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise UserError(
+                f"Expected the settings of a run in {path}, got: {' '.join(str(error).split())}. "
+                "Correct the file, or restore it from a copy."
+            ) from error
+        if not isinstance(content, dict):
+            raise UserError(
+                f"Expected the settings of a run in {path}, got a file without any. Correct it, or "
+                "restore it from a copy."
+            )
+        return take_settings(content, path)
+
+    def facts(self) -> dict[str, Any]:
+        """Reads `model.json`; a run from before it was written, or of another task, has none.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        path = self.path / "model.json"
+        if not path.exists():
+            return {}
+        try:
+            facts = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"Expected JSON in {path}, got: {error}. Correct or remove the file."
+            ) from None
+        return facts if isinstance(facts, dict) else {}
+
+    def cut_back(self, step: int) -> None:
+        """Drops what a run wrote after a step, from which it will go on, and reads the journal."""
+        newest = self.checkpoints.newest()
+        if newest is not None and step_of(newest) > step:  # damaged: what it ended with is no more
+            (self.path / "results.json").unlink(missing_ok=True)
+        self.checkpoints.remove_partial()
+        self.resume_rows(step)
 
     def resume_rows(self, step: int) -> None:
-        """Reads the journal back up to a step; what a killed run wrote after it is dropped."""
+        """Reads the journal back up to a step; what a run wrote after it is dropped."""
         path = self.path / "metrics.csv"
-        if path.exists():
-            with open(path, newline="") as file:
-                rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if int(row["step"]) <= step]
+        if not path.exists():
+            return
+        with open(path, newline="") as file:
+            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        self.rows = [row for row in rows if int(row["step"]) <= step]
+        if len(self.rows) < len(rows):
+            self._write_rows()
 
     def add_row(self, row: Row) -> None:
         """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""
         self.rows.append(row)
-        columns = list(dict.fromkeys(name for r in self.rows for name in r))
-        partial = self.path / "metrics.csv.partial"
-        with open(partial, "w", newline="") as file:
-            writer = csv.DictWriter(file, columns)
-            writer.writeheader()
-            writer.writerows(self.rows)
-        os.replace(partial, self.path / "metrics.csv")
+        self._write_rows()
+
+    def _write_rows(self) -> None:
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, columns)
+        writer.writeheader()
+        writer.writerows(self.rows)
+        self._write("metrics.csv", text.getvalue())
 
     def write_config(self, text: str) -> None:
-        """Writes `config.yaml`."""
-        (self.path / "config.yaml").write_text(text)
+        """Writes `config.yaml`: the settings, and the version of the folder's format."""
+        self._write("config.yaml", state_format() + text)
 
     def write_model(self, **facts: Any) -> None:
         """Writes `model.json`: what one must know of the model beyond the settings."""
-        (self.path / "model.json").write_text(json.dumps(facts, indent=2) + "\n")
+        self._write("model.json", json.dumps(facts, indent=2) + "\n")
 
     def write_results(self, results: dict[str, Any]) -> None:
-        """Writes `results.json`, whole or not at all."""
-        text = json.dumps(results, indent=2) + "\n"
-        write_whole(self.path / "results.json", lambda path: path.write_text(text))
+        """Writes `results.json`."""
+        self._write("results.json", json.dumps(results, indent=2) + "\n")
 
-
-def write_whole(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:
-    """Calls `save` with a path and gives what it wrote its name once it is whole."""
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        save(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    def _write(self, name: str, text: str) -> None:
+        content = text.encode()
+        write_whole(self.path / name, lambda path: path.write_bytes(content), sync=True)
 
 
 def _number(text: str) -> float | int | str:

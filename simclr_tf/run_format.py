@@ -1,0 +1,56 @@
+"""What a run folder says, in its `config.yaml`, of the version of its format.
+
+    run_folder:
+      format: 1
+      simclr_tf: 0.1.0
+
+A folder that says nothing is of the oldest version. Raise VERSION when a reader of today would
+misread what a folder will hold; take a version out of READABLE when its folders can be read no
+longer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import simclr_tf
+from simclr_tf.errors import UserError
+
+KEY = "run_folder"
+VERSION = 1
+READABLE = (1,)
+
+
+class UnreadableFormat(UserError):
+    """A run folder is of a version that this library does not read."""
+
+
+def state_format() -> str:
+    """Returns the lines of YAML that a run folder written today begins with."""
+    version = simclr_tf.__version__
+    return f"# run folder\n{KEY}:\n  format: {VERSION}\n  simclr_tf: {version}\n\n"
+
+
+def take_settings(content: Mapping[Any, Any], where: object) -> dict[Any, Any]:
+    """Returns what a `config.yaml` holds beside the statement of its format.
+
+    Args:
+        content: What the file holds.
+        where: The file, for the message.
+
+    Raises:
+        UnreadableFormat: It is of a version that this library does not read.
+    """
+    said = content.get(KEY, {"format": READABLE[0]})
+    version, writer = (
+        (said.get("format"), said.get("simclr_tf")) if isinstance(said, Mapping) else (said, None)
+    )
+    if version not in READABLE:
+        raise UnreadableFormat(
+            f"Expected a run folder of format {' or '.join(map(str, READABLE))}, which simclr_tf "
+            f"{simclr_tf.__version__} reads, got format {version} in {where}, written by simclr_tf "
+            f"{writer or 'of unknown version'}. Use that version of simclr_tf or a later one for "
+            "this run, or another folder."
+        )
+    return {name: value for name, value in content.items() if name != KEY}
