@@ -126,6 +126,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     leave_out = ", or pass --skip_bad_images to leave it out" if kind == "an image" else ""
     try:
         with Image.open(path) as image:
+            if image.format == "EPS":  # a program, which Pillow would have an interpreter run
+                raise UnidentifiedImageError
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
             # leak to the process, as filters are not kept per thread.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -145,16 +147,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
         reason = "the file is empty" if empty else "no known image format"
-    # Pillow's decoders raise these for cut-off and damaged files.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        TypeError,
-        ArithmeticError,
-    ) as error:
+    # Pillow's decoders raise almost anything for cut-off and damaged files.
+    except Exception as error:
         reason = str(error) or type(error).__name__
     raise UserError(
         f"Expected {kind} that decodes, got {path} ({reason}). Mend or remove the file{leave_out}."

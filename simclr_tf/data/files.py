@@ -17,7 +17,7 @@ import numpy as np
 from simclr_tf.data.decode import read_header, read_image, resize_to_fill
 from simclr_tf.data.lines import read_lines
 from simclr_tf.data.masks import resize_mask_to_fill
-from simclr_tf.data.sources import Source, Splits, share_classes
+from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 MEMORY_SHARE = 0.25  # of the free memory that --cache=auto takes at most
@@ -93,7 +93,13 @@ def _read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
     """Returns (where, line, its first two cells, "" where there is none) of every line."""
     lines = []
     for where, line in read_lines(path, "a list of images"):
-        cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line], skipinitialspace=True))]
+        except csv.Error as error:
+            raise UserError(
+                f"{where}: expected an image's path and at most a comma and a cell after it, got "
+                f"{line[:80]!r} ({error}). Correct the line."
+            ) from None
         lines.append((where, line, [*cells, ""][:2]))
     if not lines:
         raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
@@ -101,7 +107,10 @@ def _read_cells(path: Path) -> list[tuple[str, str, list[str]]]:
 
 
 def _existing(list_path: Path, cell: str, where: str, kind: str) -> str:
-    path = list_path.parent / os.path.expanduser(cell)
+    try:
+        path = list_path.parent / os.path.expanduser(cell)
+    except ValueError:  # no name of a user, such as one with a NUL
+        path = list_path.parent / cell
     # pathlib lets the error for a name that is too long through; os.path does not.
     if not os.path.isfile(path):
         raise UserError(
@@ -118,10 +127,12 @@ def _label(cell: str, where: str, num_classes: int) -> int:
         raise UserError(
             f"{where}: expected a label as an integer from 0, got {cell!r}. Number the classes."
         ) from None
-    if 0 <= label and (not num_classes or label < num_classes):
+    if 0 <= label < (num_classes or MOST_CLASSES):
         return label
-    allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
-    remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
+    last = (num_classes or MOST_CLASSES) - 1
+    allowed = f"0..{last} (--num_classes={num_classes})" if num_classes else f"0..{last}"
+    more = 0 <= label < MOST_CLASSES
+    remedy = f"Pass --num_classes={label + 1} or fix the line." if more else "Fix the line."
     raise UserError(f"{where}: label {label} is outside {allowed}. {remedy}")
 
 
@@ -192,7 +203,7 @@ def _goes_into_memory(
     if cache == "false" or (cache == "auto" and not as_they_are):
         return False
     need = len(source) * target[0] * target[1] * (4 if source.has_masks else 3)
-    room = _free_memory()
+    room = free_memory()
     if cache == "auto":
         return need <= MEMORY_SHARE * room
     if need > room:
@@ -203,7 +214,8 @@ def _goes_into_memory(
     return True
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
+    """Returns the free memory of the machine in bytes."""
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError):  # not known on this system: assume a small machine

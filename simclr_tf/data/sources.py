@@ -10,6 +10,8 @@ from simclr_tf.data.decode import read_image, read_windows
 from simclr_tf.data.masks import read_mask
 from simclr_tf.errors import UserError
 
+MOST_CLASSES = 1_000_000  # a larger label is no number of a class, and each class has a name
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:

@@ -20,7 +20,6 @@ from typing import Any
 import keras
 import numpy as np
 import tensorflow as tf
-import yaml
 
 import simclr_tf
 from simclr_tf import data
@@ -30,6 +29,7 @@ from simclr_tf.data.pipeline import Shard, own_size, steps_per_epoch
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
+from simclr_tf.settings import load_yaml
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import (
@@ -478,7 +478,7 @@ def train(
 
 def _check_resumed(config: Config, folder: RunFolder) -> None:
     """Raises UserError where a resumed run would go on with other settings than it began with."""
-    began = yaml.safe_load((folder.path / "config.yaml").read_text())
+    began = load_yaml(str(folder.path / "config.yaml"))
     now = config.to_dict()
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"

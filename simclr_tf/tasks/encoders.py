@@ -6,13 +6,12 @@ import pathlib
 from typing import Any
 
 import keras
-import yaml
 
-from simclr_tf.config import Config
+from simclr_tf.config import SETTINGS, Config
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
-from simclr_tf.settings import show
+from simclr_tf.settings import load_yaml, read_all, show
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 
 DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
@@ -74,8 +73,8 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
     path = checkpoint.parent.parent / "config.yaml"
     if not path.exists() or checkpoint.parent.name != "checkpoints":
         return config
-    trained = yaml.safe_load(path.read_text())
-    shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+    trained = load_yaml(str(path))
+    shape = read_all(SETTINGS, {k: trained[k] for k in ENCODER_SETTINGS if k in trained}, str(path))
     for name, value in shape.items():
         wanted = getattr(config, name)
         if name in config.given and wanted not in (value, "auto"):
@@ -154,7 +153,14 @@ def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
     if checkpoint is None or checkpoint.parent.name != "checkpoints":
         return None
     path = checkpoint.parent.parent / "config.yaml"
-    return Config.resolve(config=str(path)) if path.exists() else None
+    return read_settings(path) if path.exists() else None
+
+
+def read_settings(path: pathlib.Path) -> Config:
+    """Reads the `config.yaml` of a run; raises UserError where a setting is wrong."""
+    config = Config.resolve(config=str(path))
+    config.validate()
+    return config
 
 
 def load_projection_head(

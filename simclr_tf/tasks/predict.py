@@ -49,6 +49,8 @@ AHEAD = 3  # images read, and predictions written, while the network is busy wit
 BATCH_PIXELS = 2**22  # of images that are classified together
 MOST_TOGETHER = 256
 TOP = 5
+SIZE_FACTS = ("view_size", "trained_on")  # of a run's model.json
+MOST_SIDE = 100_000  # pixels
 JPEG_MOST_SIDE = 65_000  # pixels: the format ends a little above
 
 Item = TypeVar("Item")
@@ -160,7 +162,7 @@ def _read_run(config: Config) -> Trained:
             "run."
         )
     arrays = read_arrays(checkpoint)
-    settings = Config.resolve(config=str(path / "config.yaml"))
+    settings = encoders.read_settings(path / "config.yaml")
     count = _count_classes(arrays, HEADS[settings.task], checkpoint)
     facts = _read_facts(path / "model.json")
     names = tuple(facts.get("class_names", map(str, range(count))))
@@ -169,7 +171,7 @@ def _read_run(config: Config) -> Trained:
             f"Expected the names of {count} classes in {path / 'model.json'}, got {len(names)}. "
             "Correct or remove the file."
         )
-    sizes = (tuple(facts[k]) if facts.get(k) else None for k in ("view_size", "trained_on"))
+    sizes = (tuple(facts[key]) if facts.get(key) else None for key in SIZE_FACTS)
     return Trained(path, settings, checkpoint, arrays, names, *sizes)
 
 
@@ -191,7 +193,9 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
             return path, file
         if task is None or not config.config:
             break
-    found = "no config.yaml of a run" if task is None else f"one of --task={task}"
+    found = (
+        "no config.yaml of a run" if task is None else f"one of --task={task} in its config.yaml"
+    )
     raise UserError(
         f"Expected a run of {' or '.join(TRAINED_TASKS)} in {path}, got {found}. Pass the folder "
         "of such a run as --finetune_save_path or --init_weights."
@@ -204,11 +208,34 @@ def _read_facts(file: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         facts = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"Expected JSON in {file}, got: {error}. Correct or remove the file."
         ) from None
-    return facts if isinstance(facts, dict) else {}
+    if not isinstance(facts, dict):
+        raise UserError(f"Expected names and values in {file}, got none. Correct or remove it.")
+    names = facts.get("class_names", [])
+    right = {"class_names": isinstance(names, list) and all(map(_is_text, names))}
+    right |= {key: _is_size(facts.get(key)) for key in SIZE_FACTS}
+    for key in (key for key, is_right in right.items() if not is_right):
+        wanted = "height and width, or null," if key in SIZE_FACTS else "a list of names"
+        raise UserError(
+            f"Expected {wanted} for {key} in {file}, got {str(facts[key])[:80]}. Correct or remove "
+            "the file."
+        )
+    return facts
+
+
+def _is_text(value: object) -> bool:
+    """Tells whether a value of JSON is text that can be written to a file."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_size(value: object) -> bool:
+    """Tells whether a value of JSON is [height, width] in pixels, or null."""
+    sides = value if isinstance(value, list) else []
+    whole = all(type(side) is int and 0 < side < MOST_SIDE for side in sides)
+    return value is None or (len(sides) == 2 and whole)
 
 
 def _count_classes(arrays: dict[str, np.ndarray], head: str, checkpoint: pathlib.Path) -> int:

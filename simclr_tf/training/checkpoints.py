@@ -11,7 +11,8 @@ import numpy as np
 
 from simclr_tf.errors import UserError
 
-PATTERN = "step-*.safetensors"
+# Not "step-000000010 (1)", a copy.
+PATTERN = f"step-{'[0-9]' * 9}.safetensors"
 
 Variables = dict[str, keras.Variable]
 
@@ -97,7 +98,8 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    # A kind of numbers that NumPy does not have comes out as a KeyError or a TypeError.
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"Expected a checkpoint in safetensors format at {path}, got: {error}. Pass another "
             "file, or remove this one to fall back on the one before."
@@ -105,13 +107,23 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def step_of(path: pathlib.Path) -> int:
-    """Returns the number of optimiser steps that a checkpoint of ours was saved after."""
-    from safetensors import safe_open
+    """Returns the number of optimiser steps that a checkpoint of ours was saved after.
+
+    Raises:
+        UserError: The file does not say it.
+    """
+    from safetensors import SafetensorError, safe_open
 
     if path.match(PATTERN):
         return int(path.stem.removeprefix("step-"))
-    with safe_open(path, "numpy") as file:
-        return int(file.metadata()["step"])
+    try:
+        with safe_open(path, "numpy") as file:
+            return int(file.metadata()["step"])
+    except (SafetensorError, OSError, LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"Expected a checkpoint with the number of its step at {path}, got: {error}. Remove "
+            "the file, or begin again with --overwrite."
+        ) from error
 
 
 def restore(variables: Variables, arrays: dict[str, np.ndarray], origin: str) -> None:
@@ -123,17 +135,24 @@ def restore(variables: Variables, arrays: dict[str, np.ndarray], origin: str) ->
         origin: Where the arrays come from, for the message.
 
     Raises:
-        UserError: An array is missing or of another shape; all such are listed.
+        UserError: An array is missing, or of another shape or kind; all such are listed. Or one
+            holds nan or infinity.
     """
     wrong = [
         f"- missing {name} {tuple(variable.shape)}"
         for name, variable in variables.items()
         if name not in arrays
     ]
+    found = {name: arrays[name] for name in variables if name in arrays}
     wrong += [
-        f"- {name}: expected {tuple(variable.shape)}, got {arrays[name].shape}"
-        for name, variable in variables.items()
-        if name in arrays and tuple(variable.shape) != arrays[name].shape
+        f"- {name}: expected {tuple(variables[name].shape)}, got {array.shape}"
+        for name, array in found.items()
+        if tuple(variables[name].shape) != array.shape
+    ]
+    wrong += [
+        f"- {name}: expected {variables[name].dtype}, got {array.dtype}"
+        for name, array in found.items()
+        if "float" in variables[name].dtype and array.dtype.kind in "iubc"
     ]
     if wrong:
         shown = "\n".join(wrong[:20] + ([f"... {len(wrong) - 20} more"] if len(wrong) > 20 else []))
@@ -141,6 +160,17 @@ def restore(variables: Variables, arrays: dict[str, np.ndarray], origin: str) ->
             f"Expected weights that fit the model in {origin}, got {len(wrong)} that do not:\n"
             f"{shown}\nPass the --model, --width_multiplier, --stem and --depthwise they were "
             "trained with."
+        )
+    broken = [
+        name
+        for name, array in found.items()
+        if array.dtype.kind not in "iub" and not np.isfinite(array).all()
+    ]
+    if broken:
+        raise UserError(
+            f"Expected weights that are numbers in {origin}, got nan or infinity in {len(broken)} "
+            f"of {len(found)} arrays, the first {broken[0]}: the training diverged, or the file is "
+            "damaged. Pass an earlier checkpoint, or train again."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])

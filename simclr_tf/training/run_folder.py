@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -89,17 +90,25 @@ class RunFolder:
         """Returns the task of the run that lies here; None where none does."""
         try:
             settings = yaml.safe_load((self.path / "config.yaml").read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        except Exception:  # PyYAML lets more out than its own errors; a broken file is no run's
             return None
-        return settings.get("task") if isinstance(settings, dict) else None
+        task = settings.get("task") if isinstance(settings, dict) else None
+        return task if isinstance(task, str) else None
 
     def resume_rows(self, step: int) -> None:
         """Reads the journal back up to a step; what a killed run wrote after it is dropped."""
         path = self.path / "metrics.csv"
-        if path.exists():
+        if not path.exists():
+            return
+        try:
             with open(path, newline="") as file:
                 rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
             self.rows = [row for row in rows if int(row["step"]) <= step]
+        except (OSError, ValueError, TypeError, LookupError, OverflowError, csv.Error) as error:
+            raise UserError(
+                f"Expected the journal of the run, lines of numbers, in {path}, got: {error}. "
+                "Mend or remove the file."
+            ) from None
 
     def add_row(self, row: Row) -> None:
         """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""
@@ -128,7 +137,8 @@ class RunFolder:
 
 def write_whole(path: pathlib.Path, save: Callable[[pathlib.Path], object]) -> None:
     """Calls `save` with a path and gives what it wrote its name once it is whole."""
-    partial = path.with_name(f"{path.name}.partial")
+    # A number, as a name of an image may be as long as names can be.
+    partial = path.with_name(f"{zlib.crc32(os.fsencode(path.name)):08x}.partial")
     try:
         save(partial)
         os.replace(partial, path)
