@@ -18,7 +18,7 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +31,10 @@ FINE = ("read", "refused")
 START_SECONDS = 300.0  # until a worker has imported what it needs
 
 
-def work(memory: int) -> None:
+def work(memory: int, kinds: Sequence[str]) -> None:
     """Judges the cases that are asked for, one a line, until there are no more."""
     answers = open_answers()
-    import simclr_tf.tasks.predict  # noqa: F401
-
+    makes = {kind: make_of(kind) for kind in kinds}  # imports what they need
     # Beside what the process has: libraries reserve much that they never touch.
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
@@ -43,7 +42,7 @@ def work(memory: int) -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         folder = Path(asked["folder"])
-        judged = judge(make_of(asked["kind"]), asked["seed"], asked["number"], folder)
+        judged = judge(makes[asked["kind"]], asked["seed"], asked["number"], folder)
         if "MemoryError" in judged["message"] and judged["outcome"] == "error":
             judged["outcome"] = "memory"
         print(json.dumps(judged), file=answers)
@@ -52,15 +51,15 @@ def work(memory: int) -> None:
 class Worker:
     """A process that judges cases, started anew after one that it did not live through."""
 
-    def __init__(self, seconds: float, memory: int) -> None:
-        self.seconds, self.memory = seconds, memory
+    def __init__(self, seconds: float, memory: int, kinds: Sequence[str]) -> None:
+        self.seconds, self.memory, self.kinds = seconds, memory, kinds
         self._side: Side | None = None
 
     def judge(self, **case: Any) -> dict[str, Any]:
         """Returns what was made of a case; `outcome` may also be "crash", "hang" or "memory"."""
         if self._side is None:
-            command = [sys.executable, str(Path(__file__).resolve()), f"--worker={self.memory}"]
-            self._side = Side("fuzz", command)
+            own = [sys.executable, str(Path(__file__).resolve())]
+            self._side = Side("fuzz", [*own, f"--worker={self.memory}", "--kinds", *self.kinds])
             self._side.answer(START_SECONDS)
         try:
             return self._side.ask(within=self.seconds, **case)
@@ -80,7 +79,7 @@ class Worker:
 
 def fuzz(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Yields what was made of each case."""
-    worker = Worker(arguments.seconds, arguments.memory_mb << 20)
+    worker = Worker(arguments.seconds, arguments.memory_mb << 20, arguments.kinds)
     numbers = [arguments.only] if arguments.only is not None else range(arguments.cases)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +110,7 @@ def main() -> int:
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker is not None:
-        work(arguments.worker)
+        work(arguments.worker, arguments.kinds)
         return 0
     counted = {kind: collections.Counter[str]() for kind in arguments.kinds}
     defects, slowest = [], 0.0

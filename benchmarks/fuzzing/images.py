@@ -7,7 +7,6 @@ import io
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +46,8 @@ def image(rng: np.random.Generator, folder: Path) -> Case:
 
     def read() -> None:
         source = data.load(f"folder:{file.parent}", cache="false").train
+        if draw < PIPELINE_SHARE:
+            _through_pipeline(source, views=draw < PIPELINE_SHARE / 2)
         for way in (first, second):
             found = source.read(0) if way == "read" else source.read_windows(0, ALL_OF_IT, SMALL)
             if found.dtype != np.uint8 or way == "read" and found.shape[:2] != source.image_size:
@@ -54,12 +55,6 @@ def image(rng: np.random.Generator, folder: Path) -> Case:
             if how == "cut" and not np.array_equal(found, _valid_pixels(name)[way]):
                 raise Wrong(f"a file that is cut off was taken for whole ({way})")
         source.read_windows(0, windows, SIZE)
-        if draw < PIPELINE_SHARE / 2:
-            _through_pipeline(lambda: data.plain_batches(source, batch_size=1, size=SIZE))
-        elif draw < PIPELINE_SHARE:
-            _through_pipeline(
-                lambda: data.two_views(source, batch_size=1, recipe=Recipe(), seed=0, size=SIZE)
-            )
 
     return Case(file, f"{name}: {how}", read)
 
@@ -88,10 +83,14 @@ def mask(rng: np.random.Generator, folder: Path) -> Case:
     return Case(file, f"{name}: {how}", read)
 
 
-def _through_pipeline(batches: Callable[[], object]) -> None:
-    """Reads what TensorFlow makes of a file; its error as the command line would give it."""
+def _through_pipeline(source: data.Source, *, views: bool) -> None:
+    """Reads a file as training, or evaluation, does; an error is as the command line gives it."""
     try:
-        for _ in batches():
+        if views:
+            made = data.two_views(source, batch_size=1, recipe=Recipe(), seed=0, size=SIZE)
+        else:
+            made = data.plain_batches(source, batch_size=1, size=SIZE)
+        for _ in made:
             pass
     except UserError:
         raise
