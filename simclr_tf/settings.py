@@ -7,6 +7,7 @@ import difflib
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -124,10 +125,10 @@ class _Plain(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, object]:
-        names = [name.value for name, _ in node.value if isinstance(name, yaml.ScalarNode)]
-        for number, name in enumerate(names):
-            if name in names[:number]:
-                raise ConstructorError(None, None, f"{name} is given twice", node.start_mark)
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        counts = Counter(name.value for name, _ in pairs if isinstance(name, yaml.ScalarNode))
+        for name in (name for name, count in counts.items() if count > 1):
+            raise ConstructorError(None, None, f"{name} is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 

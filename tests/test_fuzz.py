@@ -116,6 +116,7 @@ FOUND = {
     "references unfold to gigabytes": (settings_of, LAUGHS, "write it out"),
     "a reference in a size": (settings_of, "dataset: &a x\ncrop_size: [*a, *a]", "write it out"),
     "the first of two values was lost": (settings_of, "seed: 1\nseed: 2", "seed is given twice"),
+    "a list that is called a map": (settings_of, "seed: !!map [1]", "expected a mapping"),
     "no float is as large": (settings_of, f"batch_size: {'9' * 400}", "2 or more, got 99"),
     "no text of so many digits": (settings_of, f"blur: 0x{'f' * 5000}", "of thousands of digits"),
     "a name of so many digits": (settings_of, f"? 0x{'f' * 5000}\n: 1", "thousands of digits"),
