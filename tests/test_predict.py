@@ -334,14 +334,14 @@ def test_each_image_has_a_name_of_its_own(paths, expected):
 
 def test_odd_names_stay_in_the_folder(segmented, tmp_path):
     given, out = tmp_path / "given", tmp_path / "out"
-    (given / "deep").mkdir(parents=True)
+    given.mkdir()
+    (tmp_path / "deep").mkdir()
     names = ["-rf.png", "a\nb.png", 'quo"ted, twice.png', "=1+1.png", "x" * 251 + ".png", "$_{.png"]
-    names = [*map(os.fsencode, names), b"no utf-8 \xff.png", b"..png"]
+    names += ["no utf-8 \udcff.png", "..png"]
     for name in names:
-        Image.new("RGB", (9, 8)).save(given.parent / "one.png")
-        (given.parent / "one.png").rename(os.path.join(os.fsencode(given), name))
+        Image.new("RGB", (9, 8)).save(given / name, format="PNG")
     path = tmp_path / "list.txt"
-    lines = [f"given/deep/../../given/{'x' * 251}.png", f"{given}/../given/deep/../-rf.png"]
+    lines = [f"deep/../given/{'x' * 251}.png", f"{given}/../deep/../given/-rf.png"]
     path.write_text("\n".join(lines))
     for flag in (f"--dataset=folder:{given}", f"--train_file_path={path}"):
         before = {p for p in tmp_path.rglob("*") if out not in p.parents}
