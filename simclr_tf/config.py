@@ -132,7 +132,7 @@ class Config:
         "data", (0, 0), "Height and width of the views the encoder sees; 0: the same as input_size."
     )
     num_classes: int = setting(
-        "data", 0, "Number of classes; 0: counted in the data.", bounds="[0, inf)"
+        "data", 0, "Number of classes; 0: counted in the data.", bounds="[0, 1000000]"
     )
     label_fraction: float = setting(
         "data", 1.0, "Share of the labels to train on, drawn class by class.", bounds="(0, 1]"
@@ -447,6 +447,14 @@ class Config:
 
     def validate(self) -> None:
         """Raises UserError for the first setting out of range or at odds with another."""
+        try:
+            self._check()
+        except UserError as error:
+            if not self.config:
+                raise
+            raise UserError(f"{error} Settings are read from {self.config} too.") from None
+
+    def _check(self) -> None:
         for name, field in SETTINGS.items():
             value = getattr(self, name)
             if isinstance(value, int | float):

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
+from yaml.constructor import ConstructorError
 
 from simclr_tf.errors import UserError
+
+MOST = 2**63  # no number, of whatever setting, is as large
+QUOTED = 200  # characters of a wrong value that a message holds
 
 
 def setting(
@@ -90,7 +95,7 @@ def read(field: dataclasses.Field, raw: object, file: str = "") -> Any:
     except ValueError:
         where = f"{field.name} in {file}" if file else f"--{field.name}"
         remedy = _remedy(field, raw, bool(file))
-        raise UserError(f"Expected {expected} for {where}, got {raw!r}. {remedy}") from None
+        raise UserError(f"Expected {expected} for {where}, got {_quoted(raw)}. {remedy}") from None
 
 
 def read_all(
@@ -99,19 +104,39 @@ def read_all(
     """Gives every value its field's type; raises UserError also for a name that is no field."""
     for name in values:
         if name not in fields:
-            guess = nearest(str(name), fields)
+            shown = _quoted(name)
+            guess = nearest(shown.strip("'"), fields)
             raise UserError(
-                f"Expected the name of a setting{f' in {file}' if file else ''}, got {name!r}. "
+                f"Expected the name of a setting{f' in {file}' if file else ''}, got {shown}. "
                 + (f"Did you mean {guess}?" if guess else "`python config.py` lists them all.")
             )
     return {name: read(fields[name], value, file) for name, value in values.items()}
+
+
+class _Plain(yaml.SafeLoader):
+    """Reads YAML without references, a few lines of which can unfold to gigabytes, and without
+    names that are given twice, of which the first would be lost in silence.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            name, mark = self.peek_event().anchor, self.peek_event().start_mark
+            raise ComposerError(None, None, f"*{name} refers to another value: write it out", mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, object]:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        counts = Counter(name.value for name, _ in pairs if isinstance(name, yaml.ScalarNode))
+        for name in (name for name, count in counts.items() if count > 1):
+            raise ConstructorError(None, None, f"{name} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def load_yaml(path: str) -> dict[Any, object]:
     """Reads a YAML file of `name: value` lines; raises UserError where it is none."""
     try:
         with open(path, "rb") as file:
-            content = yaml.safe_load(file)
+            content = yaml.load(file, _Plain)
     except OSError as error:
         raise UserError(
             f"Expected a YAML file at --config={path}, got: {error.strerror}. Correct the path."
@@ -132,9 +157,11 @@ def load_yaml(path: str) -> dict[Any, object]:
 def check_bounds(field: dataclasses.Field, value: float) -> None:
     """Raises UserError for a number that is not finite or lies outside the field's bounds."""
     bounds = field.metadata["bounds"]
-    if not math.isfinite(value) or not _within(value, bounds):
+    # A whole number may be too large to become a float.
+    if not abs(value) < MOST or not _within(value, bounds):
+        allowed = spell_bounds(bounds) or "finite"
         raise UserError(
-            f"Expected --{field.name} {spell_bounds(bounds) or 'finite'}, got {value}. "
+            f"Expected --{field.name} {allowed}, got {_quoted(value)}. "
             f"Pass such a number; the default is {field.default}."
         )
 
@@ -163,7 +190,19 @@ def _as_text(field: dataclasses.Field, raw: object) -> str:
         return " ".join(map(str, raw))
     if not isinstance(raw, str | int | float | os.PathLike):
         raise ValueError(raw)
-    return str(raw)
+    text = str(raw)
+    if "\0" in text:  # no path holds it
+        raise ValueError(raw)
+    return text
+
+
+def _quoted(raw: object) -> str:
+    """Returns a value as messages show it, the beginning of one that is long."""
+    try:
+        text = repr(raw)
+    except ValueError:  # Python writes out no number of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
 
 
 def _read_choice(text: str, choices: Sequence[object]) -> object:
@@ -207,13 +246,14 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 def _remedy(field: dataclasses.Field, raw: object, in_yaml: bool) -> str:
     name, choices = field.name, {str(c).partition(":")[0]: c for c in field.metadata["choices"]}
-    guess = nearest(str(raw).partition(":")[0], choices)
+    text = _quoted(raw).strip("'\"")
+    guess = nearest(text.partition(":")[0], choices)
     if guess:
         return f"Did you mean {choices[guess]}?"
     if is_switch(field) and not in_yaml:
         return f"Write --{name}, --{name}=True, --{name}=False or --no-{name}."
-    if "folder" in choices and os.sep in str(raw):
-        return f"Did you mean folder:{raw}?"
+    if "folder" in choices and os.sep in text:
+        return f"Did you mean folder:{text}?"
     if in_yaml:
         default = show(field.default)
         return f"Write {name}: {'TEXT' if default == '' else default}, for instance."

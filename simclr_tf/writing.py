@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def write_whole(
     Raises:
         NotWritten: The disk is full, say. The file that was there is as it was.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    name, most = path.name, 240  # bytes: an image's name may be as long as names can be
+    if len(os.fsencode(name)) > most:
+        name = f"{zlib.crc32(os.fsencode(name)):08x}"
+    partial = path.with_name(f"{name}.partial")
     try:
         save(partial)
         if sync:

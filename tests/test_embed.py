@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -293,6 +294,16 @@ def test_images_that_no_task_labels_come_last(networks, monkeypatch):
     np.testing.assert_allclose(h, networks[0].predict(pixels, verbose=0), atol=1e-5)
 
 
+def test_odd_names_stay_whole_in_the_table(tmp_path):
+    names = ['a\nb "c", d.png', "-rf.png", "../../x.png", "\udcff.png", "\r.png"]
+    run = SimpleNamespace(folder=SimpleNamespace(path=tmp_path))
+    found = np.arange(len(names))[::-1, None]
+    task._write_table(run, names, names, found, np.ones((len(names), 1)))
+    with open(tmp_path / task.TABLE, newline="", errors="surrogateescape") as file:
+        _, *rows = csv.reader(file)
+    assert [row[0] for row in rows] == names and [row[1] for row in rows] == names[::-1]
+
+
 def test_mistakes_have_one_clear_line(pretrained, pictures, tmp_path, capsys):
     checkpoint = Checkpoints(pretrained / "checkpoints").newest()
     arrays = read_arrays(checkpoint)
@@ -300,9 +311,12 @@ def test_mistakes_have_one_clear_line(pretrained, pictures, tmp_path, capsys):
     save_file({n: a for n, a in arrays.items() if n.startswith("encoder/")}, headless)
     diverged = tmp_path / "diverged" / "checkpoints" / checkpoint.name
     diverged.parent.mkdir(parents=True)
-    # Of infinity: ReLU makes 0 of nan on some devices.
+    # Numbers still, whose products with the features are none.
     last = max(name for name in arrays if "stage4" in name and name.endswith("gamma"))
-    save_file({**arrays, last: np.full_like(arrays[last], np.inf)}, diverged)
+    large = {last: 3e38, last.replace("gamma", "moving_variance"): 0.0}
+    save_file({**arrays, **{n: np.full_like(arrays[n], v) for n, v in large.items()}}, diverged)
+    infinite = tmp_path / "infinite.safetensors"
+    save_file({**arrays, last: np.full_like(arrays[last], np.inf)}, infinite)
     shutil.copy(pretrained / "config.yaml", tmp_path / "diverged")
     mine = tmp_path / "mine"
     mine.mkdir()
@@ -335,6 +349,7 @@ def test_mistakes_have_one_clear_line(pretrained, pictures, tmp_path, capsys):
         "at least 2 images": (run, out, f"--dataset=folder:{single}", "--index"),
         f"{torn / 'a.png'}: image file": (run, out, f"--dataset=folder:{torn}", "--cache=false"),
         "nan or infinity for 24 of 24": (f"--init_weights={diverged.parent.parent}", out),
+        f"numbers in {infinite}": (f"--init_weights={infinite}", out, files, *small),
     }  # fmt: skip
     for expected, flags in cases.items():
         code = embedded(*flags)

@@ -332,6 +332,31 @@ def test_each_image_has_a_name_of_its_own(paths, expected):
     assert predict.output_names(Source("set", paths=tuple(paths))) == expected
 
 
+def test_odd_names_stay_in_the_folder(segmented, tmp_path):
+    given, out = tmp_path / "given", tmp_path / "out"
+    given.mkdir()
+    (tmp_path / "deep").mkdir()
+    names = ["-rf.png", "a\nb.png", 'quo"ted, twice.png', "=1+1.png", "x" * 251 + ".png", "$_{.png"]
+    names += ["no utf-8 \udcff.png", "..png"]
+    for name in names:
+        Image.new("RGB", (9, 8)).save(given / name, format="PNG")
+    path = tmp_path / "list.txt"
+    lines = [f"deep/../given/{'x' * 251}.png", f"{given}/../deep/../given/-rf.png"]
+    path.write_text("\n".join(lines))
+    for flag in (f"--dataset=folder:{given}", f"--train_file_path={path}"):
+        before = {p for p in tmp_path.rglob("*") if out not in p.parents}
+        flags = (f"--init_weights={segmented[0]}", f"--predict_save_path={out}", "--overwrite")
+        assert predicted(flag, *flags) == 0
+        assert {p for p in tmp_path.rglob("*") if out not in p.parents} - before <= {out}
+        with open(out / "predictions.csv", newline="", errors="surrogateescape") as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == (len(lines) if "list" in flag else len(names) - 1)  # ..png is hidden
+        for row in rows:
+            assert Path(row["path"]).is_file()
+            assert (out / row["mask"]).resolve().parent == (out / "masks").resolve()
+            assert (out / row["mask"]).is_file()
+
+
 def test_what_is_done_when_it_is_interrupted_is_whole(segmented, listed, tmp_path, monkeypatch):
     out, real = tmp_path / "out", predict.segment_image
     flags = (f"--finetune_save_path={segmented[0]}", f"--predict_save_path={out}")

@@ -226,10 +226,10 @@ def test_cache_auto_keeps_files_that_would_be_resized(folder):
 
 def test_cache_minds_the_free_memory(folder, monkeypatch):
     need = 7 * 8 * 8 * 3
-    monkeypatch.setattr(files, "_free_memory", lambda: need * 3.0)
+    monkeypatch.setattr(files, "free_memory", lambda: need * 3.0)
     assert load(f"folder:{folder}").train.images is None  # more than a quarter
     assert load(f"folder:{folder}", cache="true").train.images is not None
-    monkeypatch.setattr(files, "_free_memory", lambda: need * 0.5)
+    monkeypatch.setattr(files, "free_memory", lambda: need * 0.5)
     with pytest.raises(UserError, match="--cache=true.*smaller --input_size or --cache=false"):
         load(f"folder:{folder}", cache="true")
 

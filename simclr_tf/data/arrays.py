@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.data.files import name_first
+from simclr_tf.data.files import free_memory, name_first
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
-from simclr_tf.data.sources import Source, Splits, share_classes
+from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 
@@ -57,9 +57,16 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
+            _check_room(file.zip, path)
             arrays = {name: file[name] for name in file.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+            strange = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+            if strange:
+                raise ValueError(f"{strange[0]} is no array")
+    except UserError:
+        raise
+    # A damaged file comes out as an error of zipfile, zlib, struct, ast, tokenize or NumPy.
+    except Exception as error:
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UserError(
             f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
             "--dataset=npz:FILE, or write the file with numpy.savez."
@@ -85,6 +92,16 @@ def npz_holds_masks(path: str) -> bool:
     # What is no such file is said by who loads it.
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError):
         return False
+
+
+def _check_room(archive: zipfile.ZipFile, path: str) -> None:
+    """Raises UserError where what is compressed unfolds to more than the free memory."""
+    need, room = sum(member.file_size for member in archive.infolist()), free_memory()
+    if need > room:
+        raise UserError(
+            f"Expected room for the {need / 1e9:.1f} GB of arrays in {path}, got "
+            f"{room / 1e9:.1f} GB free. Pass a smaller set, or one of files."
+        )
 
 
 def _first(names: tuple[str, ...], there: Container[str]) -> str | None:
@@ -116,7 +133,8 @@ def _from_npz(
                 f"Expected masks for {image_key} in {path} under one of {', '.join(keys.masks)}, "
                 f"got {_list(arrays)}. Rename the array."
             )
-        return Source(name, images, masks=_as_masks(arrays[mask_key], images, mask_key, rules))
+        masks = _as_masks(arrays[mask_key], images, mask_key, path, rules)
+        return Source(name, images, masks=masks)
     if label_key is None or per_pixel:
         return Source(name, images)
     return Source(
@@ -129,14 +147,16 @@ def _is_per_pixel(array: np.ndarray, images: np.ndarray) -> bool:
     return array.shape in (images.shape[:3], (*images.shape[:3], 1))
 
 
-def _as_masks(array: np.ndarray, images: np.ndarray, name: str, rules: MaskRules) -> np.ndarray:
+def _as_masks(
+    array: np.ndarray, images: np.ndarray, name: str, path: str, rules: MaskRules
+) -> np.ndarray:
     if not _is_per_pixel(array, images) or array.dtype.kind not in "biu":
         raise UserError(
             f"Expected masks as integers {list(images.shape[:3])}, one for each pixel of the "
-            f"images, as {name}, got {array.dtype} {list(array.shape)}. Save the number of each "
-            "pixel's class."
+            f"images, as {name}, got {array.dtype} {list(array.shape)} in {path}. Save the "
+            "number of each pixel's class."
         )
-    return _masks_of(array, name, rules)
+    return _masks_of(array, f"{path}: {name}", rules)
 
 
 def _masks_of(masks: Iterable[np.ndarray], name: str, rules: MaskRules) -> np.ndarray:
@@ -155,10 +175,15 @@ def _masks_of(masks: Iterable[np.ndarray], name: str, rules: MaskRules) -> np.nd
 def _as_images(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., np.newaxis]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not len(array):
+    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
         raise UserError(
             f"Expected images [M, H, W, 3], [M, H, W, 1] or [M, H, W] as {name}, got "
             f"{list(array.shape)}. Transpose the array."
+        )
+    if array.dtype.kind not in "iuf":  # of bool, 0 and 1 would both be black
+        raise UserError(
+            f"Expected images as uint8 in 0..255 or floats in 0..1 as {name}, got {array.dtype}. "
+            "Convert the array."
         )
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all() or array.min() < 0.0 or array.max() > 1.0:
@@ -181,6 +206,11 @@ def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
         raise UserError(
             f"Expected {count} labels, integers from 0, as {name}, got {array.dtype} "
             f"{list(array.shape)}. Number the classes from 0, one label an image."
+        )
+    if labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"Expected labels below {MOST_CLASSES:,} as {name}, got {labels.max()}. Number the "
+            "classes from 0."
         )
     return labels.astype(np.int32)
 

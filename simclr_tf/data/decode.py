@@ -179,6 +179,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     mend = f"Mend or remove the file{leave_out}."
     try:
         with Image.open(path) as image:
+            if image.format == "EPS":  # a program, which Pillow would have an interpreter run
+                raise UnidentifiedImageError
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
             # leak to the process, as filters are not kept per thread.
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
@@ -205,16 +207,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         ) from None
     except UnidentifiedImageError:
         fault, reason = _say_what(path)
-    # Pillow's decoders raise these for cut-off and damaged files.
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        IndexError,
-        TypeError,
-        ArithmeticError,
-    ) as error:
+    # Pillow's decoders raise almost anything for cut-off and damaged files.
+    except Exception as error:
         number = getattr(error, "errno", None)  # the system's
         fault = "broken link" if number == errno.ELOOP else "unreadable" if number else "damaged"
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -19,7 +19,7 @@ from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to
 from simclr_tf.data.lines import Line, read_lines
 from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.problems import Problem, Report, refuse
-from simclr_tf.data.sources import Source, Splits, share_classes
+from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
 from simclr_tf.errors import UserError
 
 MEMORY_SHARE = 0.25  # of the free memory that --cache=auto takes at most
@@ -131,7 +131,13 @@ def _read_cells(path: Path) -> list[tuple[Line, list[str]]]:
     """Returns every line and its first two cells, "" where there is none."""
     lines = []
     for line in read_lines(path, "a list of images"):
-        cells = [cell.strip() for cell in next(csv.reader([line.text], skipinitialspace=True))]
+        try:
+            cells = [cell.strip() for cell in next(csv.reader([line.text], skipinitialspace=True))]
+        except csv.Error as error:
+            raise UserError(
+                f"{path} line {line.number}: expected an image's path and at most a comma and a "
+                f"cell after it, got {line.text[:80]!r} ({error}). Correct the line."
+            ) from None
         lines.append((line, [*cells, ""][:2]))
     _some(lines, path)
     return lines
@@ -144,7 +150,10 @@ def _some(items: Sequence[T], path: Path) -> tuple[T, ...]:
 
 
 def _join(list_path: Path, cell: str) -> str:
-    return str(list_path.parent / os.path.expanduser(cell))
+    try:
+        return str(list_path.parent / os.path.expanduser(cell))
+    except ValueError:  # no name of a user, such as one with a NUL
+        return str(list_path.parent / cell)
 
 
 def _fault_of_file(list_path: Path, cell: str, kind: str) -> str:
@@ -165,10 +174,12 @@ def _fault_of_label(cell: str, num_classes: int) -> str:
         label = int(cell)
     except ValueError:
         return f"expected a label as an integer from 0, got {cell!r}. Number the classes."
-    if 0 <= label and (not num_classes or label < num_classes):
+    if 0 <= label < (num_classes or MOST_CLASSES):
         return ""
-    allowed = f"0..{num_classes - 1} (--num_classes={num_classes})" if num_classes else "0.."
-    remedy = f"Pass --num_classes={label + 1} or fix the line." if label >= 0 else "Fix the line."
+    last = (num_classes or MOST_CLASSES) - 1
+    allowed = f"0..{last} (--num_classes={num_classes})" if num_classes else f"0..{last}"
+    more = 0 <= label < MOST_CLASSES
+    remedy = f"Pass --num_classes={label + 1} or fix the line." if more else "Fix the line."
     return f"label {label} is outside {allowed}. {remedy}"
 
 
@@ -239,7 +250,7 @@ def _goes_into_memory(
     if cache == "false" or (cache == "auto" and not as_they_are):
         return False
     need = len(source) * target[0] * target[1] * (4 if source.has_masks else 3)
-    room = _free_memory()
+    room = free_memory()
     if cache == "auto":
         return need <= MEMORY_SHARE * room
     if need > room:
@@ -250,7 +261,8 @@ def _goes_into_memory(
     return True
 
 
-def _free_memory() -> float:
+def free_memory() -> float:
+    """Returns the free memory of the machine in bytes."""
     try:
         return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (ValueError, OSError):  # not known on this system: assume a small machine

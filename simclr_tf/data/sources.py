@@ -13,6 +13,7 @@ from simclr_tf.data.masks import read_mask
 from simclr_tf.errors import UserError
 
 T = TypeVar("T")
+MOST_CLASSES = 1_000_000  # a larger label is no number of a class, and each class has a name
 
 
 @dataclasses.dataclass(frozen=True)

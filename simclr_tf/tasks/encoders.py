@@ -7,11 +7,11 @@ from typing import Any
 
 import keras
 
-from simclr_tf.config import Config
+from simclr_tf.config import SETTINGS, Config
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
-from simclr_tf.settings import show
+from simclr_tf.settings import read_all, show
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 from simclr_tf.training.run_folder import RunFolder
 
@@ -81,10 +81,11 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
         UserError: The user asked for another shape.
     """
     folder = _run_of(checkpoint)
-    trained = folder and folder.settings()
-    if not trained:
+    trained = folder.settings() if folder else None
+    if not folder or not trained:
         return config
-    shape = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+    there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+    shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
     for name, value in shape.items():
         wanted = getattr(config, name)
         if name in config.given and wanted not in (value, "auto"):
@@ -162,7 +163,14 @@ def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
     """Returns the settings of the run that a checkpoint lies in; None where it lies in none."""
     folder = None if checkpoint is None else _run_of(checkpoint)
     path = folder and folder.path / "config.yaml"
-    return Config.resolve(config=str(path)) if path and path.exists() else None
+    return read_settings(path) if path and path.exists() else None
+
+
+def read_settings(path: pathlib.Path) -> Config:
+    """Reads the `config.yaml` of a run; raises UserError where a setting is wrong."""
+    config = Config.resolve(config=str(path))
+    config.validate()
+    return config
 
 
 def _run_of(checkpoint: pathlib.Path) -> RunFolder | None:

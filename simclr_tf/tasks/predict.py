@@ -33,7 +33,7 @@ from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
 from simclr_tf.training.execution import choose_execution
 from simclr_tf.training.folder_lock import NAME as LOCK
 from simclr_tf.training.folder_lock import hold_folder
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.run_folder import SIZE_FACTS, RunFolder
 from simclr_tf.writing import write_whole
 
 UNUSED = ("strategy", "xla", "cache", "val_fraction", "num_classes", "label_fraction")
@@ -172,7 +172,7 @@ def _read_run(config: Config) -> Trained:
             "run."
         )
     arrays = read_arrays(checkpoint)
-    settings = Config.resolve(config=str(path / "config.yaml"))
+    settings = encoders.read_settings(path / "config.yaml")
     count = _count_classes(arrays, HEADS[settings.task], checkpoint)
     facts = folder.facts()
     names = tuple(facts.get("class_names", map(str, range(count))))
@@ -181,7 +181,7 @@ def _read_run(config: Config) -> Trained:
             f"Expected the names of {count} classes in {path / 'model.json'}, got {len(names)}. "
             "Correct or remove the file."
         )
-    sizes = (tuple(facts[k]) if facts.get(k) else None for k in ("view_size", "trained_on"))
+    sizes = (tuple(facts[key]) if facts.get(key) else None for key in SIZE_FACTS)
     return Trained(path, settings, checkpoint, arrays, names, *sizes)
 
 
@@ -203,7 +203,9 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
             return path, file
         if task is None or not config.config:
             break
-    found = "no config.yaml of a run" if task is None else f"one of --task={task}"
+    found = (
+        "no config.yaml of a run" if task is None else f"one of --task={task} in its config.yaml"
+    )
     raise UserError(
         f"Expected a run of {' or '.join(TRAINED_TASKS)} in {path}, got {found}. Pass the folder "
         "of such a run as --finetune_save_path or --init_weights."

@@ -273,17 +273,24 @@ def restore(variables: Variables, arrays: Arrays, origin: str) -> None:
         origin: Where the arrays come from, for the message.
 
     Raises:
-        UserError: An array is missing or of another shape; all such are listed.
+        UserError: An array is missing, or of another shape or kind; all such are listed. Or one
+            holds nan or infinity.
     """
     wrong = [
         f"- missing {name} {tuple(variable.shape)}"
         for name, variable in variables.items()
         if name not in arrays
     ]
+    found = {name: arrays[name] for name in variables if name in arrays}
     wrong += [
-        f"- {name}: expected {tuple(variable.shape)}, got {arrays[name].shape}"
-        for name, variable in variables.items()
-        if name in arrays and tuple(variable.shape) != arrays[name].shape
+        f"- {name}: expected {tuple(variables[name].shape)}, got {array.shape}"
+        for name, array in found.items()
+        if tuple(variables[name].shape) != array.shape
+    ]
+    wrong += [
+        f"- {name}: expected {variables[name].dtype}, got {array.dtype}"
+        for name, array in found.items()
+        if "float" in variables[name].dtype and array.dtype.kind in "iubc"
     ]
     if wrong:
         shown = "\n".join(wrong[:20] + ([f"... {len(wrong) - 20} more"] if len(wrong) > 20 else []))
@@ -291,6 +298,17 @@ def restore(variables: Variables, arrays: Arrays, origin: str) -> None:
             f"Expected weights that fit the model in {origin}, got {len(wrong)} that do not:\n"
             f"{shown}\nPass the --model, --width_multiplier, --stem and --depthwise they were "
             "trained with."
+        )
+    broken = [
+        name
+        for name, array in found.items()
+        if array.dtype.kind not in "iub" and not np.isfinite(array).all()
+    ]
+    if broken:
+        raise UserError(
+            f"Expected weights that are numbers in {origin}, got nan or infinity in {len(broken)} "
+            f"of {len(found)} arrays, the first {broken[0]}: the training diverged, or the file is "
+            "damaged. Pass an earlier checkpoint, or train again."
         )
     for name, variable in variables.items():
         variable.assign(arrays[name])

@@ -9,10 +9,9 @@ import pathlib
 import shutil
 from typing import Any
 
-import yaml
-
 from simclr_tf.errors import UserError
 from simclr_tf.run_format import UnreadableFormat, state_format, take_settings
+from simclr_tf.settings import load_yaml
 from simclr_tf.training.checkpoints import Checkpoints, step_of
 from simclr_tf.writing import write_whole
 
@@ -25,6 +24,9 @@ OF_TASK = {
     "evaluate": ("report.html", "fine_tuning"),
     "embed": ("features.npz", "neighbours.csv"),
 }
+
+SIZE_FACTS = ("view_size", "trained_on")  # of model.json
+MOST_SIDE = 100_000  # pixels
 
 Row = dict[str, Any]
 
@@ -95,11 +97,12 @@ class RunFolder:
             UnreadableFormat: The folder is of a version that this library does not read.
         """
         try:
-            return (self.settings() or {}).get("task")
+            task = (self.settings() or {}).get("task")
         except UnreadableFormat:
             raise
-        except UserError:
+        except UserError:  # a broken file is no run's
             return None
+        return task if isinstance(task, str) else None
 
     def settings(self) -> dict[str, Any] | None:
         """Returns what `config.yaml` says, by name, unchecked; None where there is none.
@@ -109,21 +112,7 @@ class RunFolder:
             UserError: The file cannot be read.
         """
         path = self.path / "config.yaml"
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise UserError(
-                f"Expected the settings of a run in {path}, got: {' '.join(str(error).split())}. "
-                "Correct the file, or restore it from a copy."
-            ) from error
-        if not isinstance(content, dict):
-            raise UserError(
-                f"Expected the settings of a run in {path}, got a file without any. Correct it, or "
-                "restore it from a copy."
-            )
-        return take_settings(content, path)
+        return take_settings(load_yaml(str(path)), path) if path.exists() else None
 
     def facts(self) -> dict[str, Any]:
         """Reads `model.json`; a run from before it was written, or of another task, has none.
@@ -136,11 +125,22 @@ class RunFolder:
             return {}
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"Expected JSON in {path}, got: {error}. Correct or remove the file."
             ) from None
-        return facts if isinstance(facts, dict) else {}
+        if not isinstance(facts, dict):
+            raise UserError(f"Expected names and values in {path}, got none. Correct or remove it.")
+        names = facts.get("class_names", [])
+        right = {"class_names": isinstance(names, list) and all(map(_is_text, names))}
+        right |= {key: _is_size(facts.get(key)) for key in SIZE_FACTS}
+        for key in (key for key, is_right in right.items() if not is_right):
+            wanted = "height and width, or null," if key in SIZE_FACTS else "a list of names"
+            raise UserError(
+                f"Expected {wanted} for {key} in {path}, got {str(facts[key])[:80]}. Correct or "
+                "remove the file."
+            )
+        return facts
 
     def cut_back(self, step: int) -> None:
         """Drops what a run wrote after a step, from which it will go on, and reads the journal."""
@@ -155,9 +155,15 @@ class RunFolder:
         path = self.path / "metrics.csv"
         if not path.exists():
             return
-        with open(path, newline="") as file:
-            rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-        self.rows = [row for row in rows if int(row["step"]) <= step]
+        try:
+            with open(path, newline="") as file:
+                rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
+            self.rows = [row for row in rows if int(row["step"]) <= step]
+        except (OSError, ValueError, TypeError, LookupError, OverflowError, csv.Error) as error:
+            raise UserError(
+                f"Expected the journal of the run, lines of numbers, in {path}, got: {error}. "
+                "Mend or remove the file."
+            ) from None
         if len(self.rows) < len(rows):
             self._write_rows()
 
@@ -189,6 +195,18 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         content = text.encode()
         write_whole(self.path / name, lambda path: path.write_bytes(content), sync=True)
+
+
+def _is_text(value: object) -> bool:
+    """Tells whether a value of JSON is text that can be written to a file."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_size(value: object) -> bool:
+    """Tells whether a value of JSON is [height, width] in pixels, or null."""
+    sides = value if isinstance(value, list) else []
+    whole = all(type(side) is int and 0 < side < MOST_SIDE for side in sides)
+    return value is None or (len(sides) == 2 and whole)
 
 
 def _number(text: str) -> float | int | str:
