@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pkgutil
 import signal
 from pathlib import Path
 
@@ -201,25 +202,112 @@ def test_a_resumed_classification_equals_one_that_was_not_stopped(pretrained, pi
     assert_same_weights(whole, parts)
 
 
-def test_ctrl_c_keeps_a_checkpoint_to_resume_from(pictures, tmp_path, monkeypatch, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert pretrain(whole, pictures) == 0
+def journal_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without their times."""
+    with open(folder / "metrics.csv") as file:
+        return [dict(row, images_per_second="") for row in csv.DictReader(file)]
 
-    class Interrupt(callbacks.Progress):
-        def on_train_batch_end(self, batch, logs=None):
-            if self.model.trained_steps == 3:
-                signal.raise_signal(signal.SIGINT)
 
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory) -> Path:
+    """A run that nobody stops: three epochs of three steps, judged after each."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert pretrain(folder, pictures, *STOPPABLE) == 0
+    return folder
+
+
+STOPPABLE = ("--num_epochs=3", "--val_fraction=0.25", "--eval_every_epochs=1")
+
+
+def at_call(number: int, act, function):
+    """Wraps a function: acts before one of its calls."""
+    calls = iter(range(1, 1000))
+
+    def wrapped(*args, **kwargs):
+        if next(calls) == number:
+            act(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+def interrupt(*args, **kwargs):
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize(
+    ("where", "call", "steps"),
+    [
+        ("Progress.on_train_batch_end", 5, [3, 5]),  # within the second epoch
+        ("Progress.on_train_batch_end", 6, [3, 6]),  # in its last step
+        ("embed", 5, [3, 6]),  # in the look after it; two before training, two a look
+    ],
+)
+def test_a_run_that_is_told_to_stop_goes_on_as_if_it_was_not(
+    whole, pictures, tmp_path, monkeypatch, capfd, where, call, steps
+):
     with monkeypatch.context() as patch:
-        patch.setattr("simclr_tf.tasks.assembly.Progress", Interrupt)
-        assert pretrain(parts, pictures) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert [p.name for p in Checkpoints(parts / "checkpoints").files()] == [
-        "step-000000003.safetensors"
+        owner, name = (callbacks.Progress, where[9:]) if "." in where else (callbacks, where)
+        patch.setattr(owner, name, at_call(call, interrupt, getattr(owner, name)))
+        assert pretrain(tmp_path, pictures, *STOPPABLE) == 130
+    error = capfd.readouterr().err
+    assert "once more stops at once" in error and "--resume" in error
+    assert f"step {steps[-1]} is saved" in error
+    files = Checkpoints(tmp_path / "checkpoints").files()
+    assert [int(path.stem[-9:]) for path in files] == steps
+    assert not (tmp_path / "results.json").exists()
+    assert pretrain(tmp_path, pictures, *STOPPABLE, "--resume") == 0
+    assert_same_weights(whole, tmp_path)
+    assert journal_of(tmp_path) == journal_of(whole)
+
+
+def test_a_second_ctrl_c_stops_at_once(pictures, tmp_path, monkeypatch, capfd):
+    def interrupt_twice(*args, **kwargs):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    wrapped = at_call(4, interrupt_twice, callbacks.Progress.on_train_batch_end)
+    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", wrapped)
+    assert pretrain(tmp_path, pictures, *STOPPABLE) == 130
+    assert [p.stem[-1] for p in Checkpoints(tmp_path / "checkpoints").files()] == ["3"]
+    assert "is saved" not in capfd.readouterr().err
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL, which a test that wants to see what is left cannot send itself."""
+
+
+def kill(*args, **kwargs):
+    raise Killed
+
+
+def kill_half_written(arrays, path, **kwargs):
+    Path(path).write_bytes(b"the first half")
+    raise Killed
+
+
+def test_a_run_that_is_killed_while_it_writes_goes_on_as_if_it_was_not(
+    whole, pictures, tmp_path, monkeypatch
+):
+    begun, went_on = [], ["--resume"]
+    lives = [
+        ("safetensors.numpy.save_file", kill_half_written, 1, begun),  # none to go on from
+        ("safetensors.numpy.save_file", kill_half_written, 2, begun),
+        ("simclr_tf.training.run_folder.os.replace", kill, 1, went_on),  # the journal's second row
+        ("simclr_tf.training.run_folder.RunFolder.write_results", kill, 1, went_on),
     ]
-    assert not (parts / "results.json").exists()
-    assert pretrain(parts, pictures, "--resume") == 0
-    assert_same_weights(whole, parts)
+    for target, act, call, flags in lives:
+        with monkeypatch.context() as patch:
+            owner, _, name = target.rpartition(".")
+            function = getattr(pkgutil.resolve_name(owner), name)
+            patch.setattr(target, at_call(call, act, function))
+            with pytest.raises(Killed):
+                pretrain(tmp_path, pictures, *STOPPABLE, *flags)
+    assert pretrain(tmp_path, pictures, *STOPPABLE, "--resume") == 0
+    assert_same_weights(whole, tmp_path)
+    assert journal_of(tmp_path) == journal_of(whole)
 
 
 def test_a_run_is_not_overwritten_unasked(pretrained, pictures, capsys):
@@ -410,12 +498,34 @@ def test_an_overwriting_run_that_cannot_begin_leaves_the_old_one(pictures, tmp_p
     assert results_of(tmp_path)["steps"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_and_leaves_no_such_checkpoint(pictures, tmp_path, capsys):
-    flags = ("--optimizer=sgd", "--learning_rate=1e30", "--warmup_epochs=0", "--similarity=dot")
-    assert pretrain(tmp_path, pictures, *flags) == 2
+DIVERGING = ("--optimizer=sgd", "--learning_rate=1e30", "--warmup_epochs=0")
+
+
+def test_numbers_that_are_not_finite_stop_and_leave_no_checkpoint(pictures, tmp_path, capsys):
+    assert pretrain(tmp_path, pictures, *DIVERGING, "--similarity=dot") == 2
     error = capsys.readouterr().err
-    assert "Expected a finite loss" in error and "--learning_rate" in error
+    assert "Expected a finite loss" in error and "at step 1," in error
+    assert "learning rate of 3.125e+28" in error and "--warmup_epochs" in error
     assert not Checkpoints(tmp_path / "checkpoints").files()
+    assert classify(tmp_path / "classes", tmp_path, pictures, *DIVERGING) == 2
+    error = capsys.readouterr().err
+    assert "Expected a finite loss" in error and "learning rate of 1e+30" in error
+    assert not Checkpoints(tmp_path / "classes/checkpoints").files()
+
+
+def test_every_operation_may_be_asked_to_be_deterministic(pictures, tmp_path, whole):
+    from tensorflow.python.framework.config import (
+        disable_op_determinism,
+        is_op_determinism_enabled,
+    )
+
+    assert not is_op_determinism_enabled()
+    try:
+        assert pretrain(tmp_path, pictures, *STOPPABLE, "--deterministic") == 0
+        assert is_op_determinism_enabled()
+    finally:
+        disable_op_determinism()
+    assert_same_weights(whole, tmp_path)  # the CPU needs no other kernels for it
 
 
 def test_the_pace_is_known_after_a_few_steps(pictures, tmp_path):

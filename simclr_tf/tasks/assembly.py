@@ -39,6 +39,7 @@ from simclr_tf.training.checkpoints import (
     step_of,
 )
 from simclr_tf.training.execution import Execution, choose_execution
+from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
 from simclr_tf.training.run_folder import RunFolder
 
@@ -99,6 +100,7 @@ class Run:
     def finish(self, **metrics: Any) -> dict[str, Any]:
         """Writes and returns the results: the task's metrics and what every task reports."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        skipped = self.folder.rows[-1].get("skipped_steps") if self.folder.rows else None
         results = {
             "task": self.config.task,
             "config": self.config.to_dict(),
@@ -107,6 +109,7 @@ class Run:
             "replicas": distribution.count_replicas(self.strategy),
             "precision": self.execution.precision,
             "seconds": round(time.monotonic() - self.started, 2),
+            **({} if skipped is None else {"skipped_steps": int(skipped)}),
             **metrics,
         }
         self.folder.write_results(results)
@@ -137,7 +140,13 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Run:
 def _make_ready(config: Config, strategy: distribution.Strategy | None, started: float) -> Run:
     keras.utils.set_random_seed(config.seed)
     replicas = distribution.count_replicas(strategy)
-    execution = choose_execution(config.precision, config.xla, config.augment_on, replicas=replicas)
+    execution = choose_execution(
+        config.precision,
+        config.xla,
+        config.augment_on,
+        replicas=replicas,
+        deterministic=config.deterministic,
+    )
     if strategy is not None:
         _check_rows(config, Shard(of=replicas).rows(config.batch_size), replicas)
         print(f"{replicas} replicas of {config.batch_size // replicas} images each", flush=True)
@@ -456,23 +465,29 @@ def train(
     progress = Progress(
         last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
     )
+    finite = StopWhereNotFinite(every_steps=config.log_every_steps)
     save = SaveCheckpoints(
         run.folder,
         variables if run.leads else {},
         every_epochs=config.save_every_epochs,
         steps_per_epoch=plan.steps_per_epoch,
+        check=finite.check,
     )
-    fit_steps(
-        model,
-        lambda first, last: distribution.distribute(
-            run.strategy, lambda shard: batches(first, last, shard)
-        ),
-        first_step=first_step,
-        last_step=plan.last_step,
-        steps_per_epoch=plan.steps_per_epoch,
-        callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
-        **fit_arguments,
-    )
+    write = [Journal(run.folder), TensorBoardLog(run.folder), save]
+    try:
+        fit_steps(
+            model,
+            lambda first, last: distribution.distribute(
+                run.strategy, lambda shard: batches(first, last, shard)
+            ),
+            first_step=first_step,
+            last_step=plan.last_step,
+            steps_per_epoch=plan.steps_per_epoch,
+            callbacks=[finite, progress, *callbacks, *write],
+            **fit_arguments,
+        )
+    finally:
+        save.restore_handlers()
     return round(progress.images_per_second, 1)
 
 

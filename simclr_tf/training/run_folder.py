@@ -102,7 +102,11 @@ class RunFolder:
             self.rows = [row for row in rows if int(row["step"]) <= step]
 
     def add_row(self, row: Row) -> None:
-        """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""
+        """Adds one line to `metrics.csv`; a column that is new is empty in the rows before.
+
+        The line of an epoch replaces that of its first part, where a run ended within it.
+        """
+        self.rows = [r for r in self.rows if r["epoch"] != row["epoch"]]
         self.rows.append(row)
         columns = list(dict.fromkeys(name for r in self.rows for name in r))
         partial = self.path / "metrics.csv.partial"
