@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import main
-from simclr_tf.training import callbacks
+from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 CLASSES = ("blue", "green", "red")
@@ -208,15 +208,45 @@ def journal_of(folder: Path) -> list[dict[str, str]]:
         return [dict(row, images_per_second="") for row in csv.DictReader(file)]
 
 
+THREE_EPOCHS = ("--num_epochs=3", "--val_fraction=0.25", "--eval_every_epochs=1")  # of 3 steps
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """Makes the encoder half as deep: what matters here is how runs go on."""
+    monkeypatch.setitem(DEPTHS, 18, ((1, 1, 1, 1), False))
+
+
 @pytest.fixture(scope="module")
 def whole(pictures, tmp_path_factory) -> Path:
-    """A run that nobody stops: three epochs of three steps, judged after each."""
+    """A run of the small encoder that nobody stops."""
     folder = tmp_path_factory.mktemp("whole") / "run"
-    assert pretrain(folder, pictures, *STOPPABLE) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEPTHS, 18, ((1, 1, 1, 1), False))
+        assert pretrain(folder, pictures, *THREE_EPOCHS) == 0
     return folder
 
 
-STOPPABLE = ("--num_epochs=3", "--val_fraction=0.25", "--eval_every_epochs=1")
+class Killed(BaseException):
+    """Stands in for SIGKILL, which would end the test with the run."""
+
+
+def kill(*args, **kwargs):
+    raise Killed
+
+
+def kill_half_written(arrays, path, **kwargs):
+    Path(path).write_bytes(b"the first half")
+    raise Killed
+
+
+def terminate(*args, **kwargs):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def interrupt_twice(*args, **kwargs):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def at_call(number: int, act, function):
@@ -231,81 +261,48 @@ def at_call(number: int, act, function):
     return wrapped
 
 
-def interrupt(*args, **kwargs):
-    signal.raise_signal(signal.SIGTERM)
+SAVE = "safetensors.numpy.save_file"
+STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
+LOOK = "simclr_tf.training.callbacks.embed"
+JOURNAL = "simclr_tf.training.run_folder.os.replace"
+RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
+
+# One run's lives: what it did when it was ended, how, and the steps that are saved then.
+LIVES = [
+    (SAVE, 1, kill_half_written, []),
+    (STEP, 2, terminate, [2]),
+    (STEP, 1, terminate, [2, 3]),  # in the last step of an epoch, which is finished first
+    (LOOK, 1, terminate, [2, 3, 6]),
+    (SAVE, 1, kill_half_written, [2, 3, 6]),
+    (STEP, 1, interrupt_twice, [2, 3, 6]),
+    (JOURNAL, 1, kill, [2, 3, 6]),
+    (RESULTS, 1, kill, [3, 6, 9]),
+]
 
 
-@pytest.mark.parametrize(
-    ("where", "call", "steps"),
-    [
-        ("Progress.on_train_batch_end", 5, [3, 5]),  # within the second epoch
-        ("Progress.on_train_batch_end", 6, [3, 6]),  # in its last step
-        ("embed", 5, [3, 6]),  # in the look after it; two before training, two a look
-    ],
-)
-def test_a_run_that_is_told_to_stop_goes_on_as_if_it_was_not(
-    whole, pictures, tmp_path, monkeypatch, capfd, where, call, steps
+def test_a_run_that_is_ended_again_and_again_goes_on_as_if_it_was_not(
+    whole, small, pictures, tmp_path, monkeypatch, capfd
 ):
-    with monkeypatch.context() as patch:
-        owner, name = (callbacks.Progress, where[9:]) if "." in where else (callbacks, where)
-        patch.setattr(owner, name, at_call(call, interrupt, getattr(owner, name)))
-        assert pretrain(tmp_path, pictures, *STOPPABLE) == 130
-    error = capfd.readouterr().err
-    assert "once more stops at once" in error and "--resume" in error
-    assert f"step {steps[-1]} is saved" in error
-    files = Checkpoints(tmp_path / "checkpoints").files()
-    assert [int(path.stem[-9:]) for path in files] == steps
-    assert not (tmp_path / "results.json").exists()
-    assert pretrain(tmp_path, pictures, *STOPPABLE, "--resume") == 0
-    assert_same_weights(whole, tmp_path)
-    assert journal_of(tmp_path) == journal_of(whole)
-
-
-def test_a_second_ctrl_c_stops_at_once(pictures, tmp_path, monkeypatch, capfd):
-    def interrupt_twice(*args, **kwargs):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    wrapped = at_call(4, interrupt_twice, callbacks.Progress.on_train_batch_end)
-    monkeypatch.setattr(callbacks.Progress, "on_train_batch_end", wrapped)
-    assert pretrain(tmp_path, pictures, *STOPPABLE) == 130
-    assert [p.stem[-1] for p in Checkpoints(tmp_path / "checkpoints").files()] == ["3"]
-    assert "is saved" not in capfd.readouterr().err
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
-
-
-class Killed(BaseException):
-    """Stands in for SIGKILL, which a test that wants to see what is left cannot send itself."""
-
-
-def kill(*args, **kwargs):
-    raise Killed
-
-
-def kill_half_written(arrays, path, **kwargs):
-    Path(path).write_bytes(b"the first half")
-    raise Killed
-
-
-def test_a_run_that_is_killed_while_it_writes_goes_on_as_if_it_was_not(
-    whole, pictures, tmp_path, monkeypatch
-):
-    begun, went_on = [], ["--resume"]
-    lives = [
-        ("safetensors.numpy.save_file", kill_half_written, 1, begun),  # none to go on from
-        ("safetensors.numpy.save_file", kill_half_written, 2, begun),
-        ("simclr_tf.training.run_folder.os.replace", kill, 1, went_on),  # the journal's second row
-        ("simclr_tf.training.run_folder.RunFolder.write_results", kill, 1, went_on),
-    ]
-    for target, act, call, flags in lives:
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    checkpoints, flags = Checkpoints(tmp_path / "checkpoints"), list(THREE_EPOCHS)
+    for target, call, act, saved in LIVES:
+        owner, _, name = target.rpartition(".")
+        function = getattr(pkgutil.resolve_name(owner), name)
         with monkeypatch.context() as patch:
-            owner, _, name = target.rpartition(".")
-            function = getattr(pkgutil.resolve_name(owner), name)
             patch.setattr(target, at_call(call, act, function))
-            with pytest.raises(Killed):
-                pretrain(tmp_path, pictures, *STOPPABLE, *flags)
-    assert pretrain(tmp_path, pictures, *STOPPABLE, "--resume") == 0
+            if act in (terminate, interrupt_twice):
+                assert pretrain(tmp_path, pictures, *flags) == 130
+                error = capfd.readouterr().err
+                assert "once more stops at once" in error and "--resume" in error
+                assert (f"step {saved[-1]} is saved" in error) == (act is terminate)
+            else:
+                with pytest.raises(Killed):
+                    pretrain(tmp_path, pictures, *flags)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        assert [int(path.stem[-9:]) for path in checkpoints.files()] == saved
+        flags = [*THREE_EPOCHS, "--resume"] if saved else flags
+    assert not (tmp_path / "results.json").exists()
+    assert pretrain(tmp_path, pictures, *flags) == 0
     assert_same_weights(whole, tmp_path)
     assert journal_of(tmp_path) == journal_of(whole)
 
@@ -513,7 +510,7 @@ def test_numbers_that_are_not_finite_stop_and_leave_no_checkpoint(pictures, tmp_
     assert not Checkpoints(tmp_path / "classes/checkpoints").files()
 
 
-def test_every_operation_may_be_asked_to_be_deterministic(pictures, tmp_path, whole):
+def test_every_operation_may_be_asked_to_be_deterministic(whole, small, pictures, tmp_path):
     from tensorflow.python.framework.config import (
         disable_op_determinism,
         is_op_determinism_enabled,
@@ -521,7 +518,7 @@ def test_every_operation_may_be_asked_to_be_deterministic(pictures, tmp_path, wh
 
     assert not is_op_determinism_enabled()
     try:
-        assert pretrain(tmp_path, pictures, *STOPPABLE, "--deterministic") == 0
+        assert pretrain(tmp_path, pictures, *THREE_EPOCHS, "--deterministic") == 0
         assert is_op_determinism_enabled()
     finally:
         disable_op_determinism()
