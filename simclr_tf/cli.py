@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import tempfile
 import textwrap
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     asks_help = not {"-h", "--help"}.isdisjoint(words)
-    again = "--resume continues from the last checkpoint"
+    again = "--resume continues from the last checkpoint; before the first, it begins without"
     if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may hold what cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -75,12 +76,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             config = parse(words)
             if config.task in WITHOUT_CHECKPOINTS:
                 again = "--overwrite begins again"
-            _run(config)
+            with _stopped_by_sigterm():
+                _run(config)
         sys.stdout.flush()
     except UserError as error:
         return _fail(WRONG, f"error: {error}")
-    except KeyboardInterrupt:
-        return _fail(INTERRUPTED, f"Interrupted. The same command with {again}.")
+    except KeyboardInterrupt as stop:
+        where = f": {stop}" if str(stop) else ""
+        return _fail(INTERRUPTED, f"Interrupted{where}. The same command with {again}.")
     except BrokenPipeError:  # the reader of our output, such as `head`, has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return DONE if asks_help else INTERRUPTED
@@ -183,6 +186,24 @@ def _run(config: Config) -> None:
         if wrapped is None:
             raise
         raise UserError(wrapped[1]) from error
+
+
+@contextlib.contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """Lets SIGTERM, which a scheduler sends, end a task as Ctrl-C does."""
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not in the main thread: the caller handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextlib.contextmanager

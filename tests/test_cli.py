@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -118,6 +119,14 @@ def test_an_interrupt_ends_with_130_and_tells_how_to_go_on(task, capsys):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "--resume" in err
+
+
+def test_sigterm_ends_a_task_as_ctrl_c_does(task, capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    task(lambda config: signal.raise_signal(signal.SIGTERM))
+    assert face.main([]) == 130
+    assert "Interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_fault_of_the_program_is_not_hidden(task):

@@ -334,6 +334,11 @@ def test_an_overflow_on_one_replica_is_seen_on_all(apart):
 
 
 @pytest.mark.slow
+def test_a_loss_that_is_not_finite_is_named_with_its_step(apart):
+    assert "got a loss that is not at step 3, at a learning rate of 0.1." in apart["not finite"]
+
+
+@pytest.mark.slow
 def test_norms_that_see_their_own_microbatch_stay_equal_on_all_replicas(apart):
     assert apart["microbatches, norms that learn"]["replicas"] == 0.0
 

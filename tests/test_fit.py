@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import types
@@ -14,21 +15,25 @@ import pytest
 import tensorflow as tf
 from tiny import policy, tiny_simclr, tiny_views
 
+from simclr_tf.errors import UserError
 from simclr_tf.losses import NTXent
-from simclr_tf.training.callbacks import Progress
+from simclr_tf.training.callbacks import Progress, SaveCheckpoints
 from simclr_tf.training.checkpoints import (
     Checkpoints,
     named_variables,
     numbered_variables,
     read_arrays,
     restore,
+    step_of,
 )
+from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import (
     UnreadLogs,
     choose_steps_per_execution,
     fit_steps,
     prefetch_to_gpu,
 )
+from simclr_tf.training.run_folder import RunFolder
 
 EPOCH = 6  # steps
 
@@ -56,7 +61,8 @@ def batches(first, last):
     """Another batch at every step."""
     views = [np.stack(v) for v in zip(*(tiny_views(8, seed=s) for s in range(24)), strict=True)]
     held = [tf.constant(view) for view in views]
-    return tf.data.Dataset.range(first, last).map(lambda i: tuple(tf.gather(v, i) for v in held))
+    data = tf.data.Dataset.range(first, last)
+    return data.map(lambda i: tuple(tf.gather(v, i % 24) for v in held))
 
 
 def made(steps_per_execution=1, optimizer=None, **arguments):
@@ -159,6 +165,7 @@ class Number:
 def test_progress_reads_the_loss_where_a_line_is_due_only():
     loss, model = Number(), types.SimpleNamespace(trained_steps=0)
     progress = Progress(last_step=40, batch_size=8, every_steps=10)
+    progress.LINE_SECONDS = 0.0  # a line at every look
     calls = UnreadLogs([progress])
     progress.set_model(model)
     progress.on_epoch_begin(0)
@@ -221,6 +228,99 @@ def test_a_float16_run_counts_the_steps_it_skipped_and_goes_on_bit_for_bit(tmp_p
 def test_without_loss_scaling_no_steps_are_reported_skipped():
     record = trained(made(), last=2, callbacks=[progress()])
     assert "skipped_steps" not in record.epochs[0][2]
+
+
+def test_a_float16_run_that_leaves_out_every_step_ends_and_says_so():
+    """A scale of 2^120 overflows for more than the fifty steps in a row that are waited for."""
+    inner = keras.optimizers.SGD(0.1)
+    optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**120)
+    with policy("mixed_float16"), pytest.raises(UserError, match="from step 0 to 50: all were"):
+        trained(made(optimizer=optimizer), last=72, callbacks=[StopWhereNotFinite(every_steps=10)])
+
+
+# --- Numbers that are not finite ---
+
+
+def bad_from(step):
+    """Batches, of which that of one step, counted from 1, and those after hold a nan."""
+
+    def spoilt(first, last):
+        numbered = tf.data.Dataset.zip(tf.data.Dataset.range(first, last), batches(first, last))
+        wrong = tf.constant(float("nan"))
+        return numbered.map(
+            lambda i, views: (views[0] + tf.where(i + 1 >= step, wrong, 0.0), views[1])
+        )
+
+    return spoilt
+
+
+class Leap(keras.optimizers.schedules.LearningRateSchedule):
+    """0.1, but at one step, counted from 1, more than any weight can take."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def __call__(self, step):
+        return tf.where(step + 1 == self.step, 3e38, 0.1)
+
+
+def stopped(tmp_path, model, data, *, first=0):
+    """Runs until it ends in an error; returns its message and the steps that were saved."""
+    finite = StopWhereNotFinite(every_steps=4)
+    folder = RunFolder(tmp_path, keep_checkpoints=9)
+    save = SaveCheckpoints(
+        folder, state_of(model), every_epochs=1, steps_per_epoch=EPOCH, check=finite.check
+    )
+    record = Record()
+    with pytest.raises(UserError) as caught:
+        fit_steps(
+            model,
+            data,
+            first_step=first,
+            last_step=20,
+            steps_per_epoch=EPOCH,
+            callbacks=[finite, record, save],
+        )
+    save.restore_handlers()
+    for path in folder.checkpoints.files():
+        assert all(np.isfinite(array).all() for array in read_arrays(path).values())
+    return str(caught.value), [step_of(path) for path in folder.checkpoints.files()]
+
+
+@pytest.mark.parametrize(("at_a_time", "microbatch_size"), [(1, 4), (3, 0)])
+def test_the_step_whose_loss_is_not_finite_is_named(tmp_path, at_a_time, microbatch_size):
+    rate = keras.optimizers.schedules.PolynomialDecay(0.2, 20, 0.0)
+    optimizer = keras.optimizers.SGD(rate)
+    model = made(at_a_time, optimizer, microbatch_size=microbatch_size)
+    message, saved = stopped(tmp_path, model, bad_from(8))
+    assert "got a loss that is not at step 8, at a learning rate of 0.13." in message
+    assert "--learning_rate" in message
+    assert saved == [6]
+
+
+def test_an_update_that_is_not_finite_is_not_saved_though_the_loss_is(tmp_path):
+    model = made(3, keras.optimizers.SGD(Leap(12)))  # the last step of an epoch
+    message, saved = stopped(tmp_path, model, batches)
+    assert "got a gradient or update that is not at step 12, at a learning rate of 3e+38" in message
+    assert saved == [6]
+
+
+def test_bad_weights_are_not_saved_when_told_to_stop(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if self.model.trained_steps == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+    model, folder = made(), RunFolder(tmp_path)
+    finite = StopWhereNotFinite(every_steps=100)
+    save = SaveCheckpoints(
+        folder, state_of(model), every_epochs=1, steps_per_epoch=EPOCH, check=finite.check
+    )
+    arguments = {"first_step": 0, "last_step": 20, "steps_per_epoch": EPOCH}
+    with pytest.raises(UserError, match="step 2,"):
+        fit_steps(model, bad_from(2), callbacks=[finite, Interrupt(), save], **arguments)
+    save.restore_handlers()
+    assert not folder.checkpoints.files()
 
 
 # --- Compilations ---

@@ -401,6 +401,14 @@ def test_images_are_judged_at_their_scale(rng):
     assert counts.loss == pytest.approx(images.mean() / 255, abs=0.01)
 
 
+def test_weights_that_are_not_finite_are_neither_judged_nor_saved(scenes, tmp_path, capsys):
+    flags = ("--optimizer=sgd", "--learning_rate=1e30", "--init_weights=none", "--num_epochs=2")
+    assert segment_scenes(tmp_path, scenes, *flags) == 2
+    error = capsys.readouterr().err
+    assert "Expected a finite loss" in error and "at a learning rate of 1e+30" in error
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
 @pytest.mark.slow
 def test_what_only_training_finds_broken_is_named(scenes, tmp_path, capsys):
     folder = tmp_path / "scenes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pkgutil
 import signal
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 import main
-from simclr_tf.training import callbacks
+from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 CLASSES = ("blue", "green", "red")
@@ -207,25 +208,109 @@ def test_a_resumed_classification_equals_one_that_was_not_stopped(
     assert results_of(whole)["initial_weights"] == results_of(parts)["initial_weights"]
 
 
-def test_ctrl_c_keeps_a_checkpoint_to_resume_from(pictures, tmp_path, monkeypatch, capsys):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert pretrain(whole, pictures) == 0
+def journal_of(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv without their times."""
+    with open(folder / "metrics.csv") as file:
+        return [dict(row, images_per_second="") for row in csv.DictReader(file)]
 
-    class Interrupt(callbacks.Progress):
-        def on_train_batch_end(self, batch, logs=None):
-            if self.model.trained_steps == 3:
-                signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch:
-        patch.setattr("simclr_tf.tasks.assembly.Progress", Interrupt)
-        assert pretrain(parts, pictures) == 130
-    assert "--resume" in capsys.readouterr().err
-    assert [p.name for p in Checkpoints(parts / "checkpoints").files()] == [
-        "step-000000003.safetensors"
-    ]
-    assert not (parts / "results.json").exists()
-    assert pretrain(parts, pictures, "--resume") == 0
-    assert_same_weights(whole, parts)
+THREE_EPOCHS = ("--num_epochs=3", "--val_fraction=0.25", "--eval_every_epochs=1")  # of 3 steps
+
+
+@pytest.fixture
+def small(monkeypatch) -> None:
+    """Makes the encoder half as deep: what matters here is how runs go on."""
+    monkeypatch.setitem(DEPTHS, 18, ((1, 1, 1, 1), False))
+
+
+@pytest.fixture(scope="module")
+def whole(pictures, tmp_path_factory) -> Path:
+    """A run of the small encoder that nobody stops."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DEPTHS, 18, ((1, 1, 1, 1), False))
+        assert pretrain(folder, pictures, *THREE_EPOCHS) == 0
+    return folder
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL, which would end the test with the run."""
+
+
+def kill(*args, **kwargs):
+    raise Killed
+
+
+def kill_half_written(arrays, path, **kwargs):
+    Path(path).write_bytes(b"the first half")
+    raise Killed
+
+
+def terminate(*args, **kwargs):
+    signal.raise_signal(signal.SIGTERM)
+
+
+def interrupt_twice(*args, **kwargs):
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+
+
+def at_call(number: int, act, function):
+    """Wraps a function: acts before one of its calls."""
+    calls = iter(range(1, 1000))
+
+    def wrapped(*args, **kwargs):
+        if next(calls) == number:
+            act(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return wrapped
+
+
+SAVE = "safetensors.numpy.save_file"
+STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
+LOOK = "simclr_tf.training.callbacks.embed"
+JOURNAL = "simclr_tf.training.run_folder.os.replace"
+RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
+
+# One run's lives: what it did when it was ended, how, and the steps that are saved then.
+LIVES = [
+    (SAVE, 1, kill_half_written, []),
+    (STEP, 2, terminate, [2]),
+    (STEP, 1, terminate, [2, 3]),  # in the last step of an epoch, which is finished first
+    (LOOK, 1, terminate, [2, 3, 6]),
+    (SAVE, 1, kill_half_written, [2, 3, 6]),
+    (STEP, 1, interrupt_twice, [2, 3, 6]),
+    (JOURNAL, 1, kill, [2, 3, 6]),
+    (RESULTS, 1, kill, [3, 6, 9]),
+]
+
+
+def test_a_run_that_is_ended_again_and_again_goes_on_as_if_it_was_not(
+    whole, small, pictures, tmp_path, monkeypatch, capfd
+):
+    handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    checkpoints, flags = Checkpoints(tmp_path / "checkpoints"), list(THREE_EPOCHS)
+    for target, call, act, saved in LIVES:
+        owner, _, name = target.rpartition(".")
+        function = getattr(pkgutil.resolve_name(owner), name)
+        with monkeypatch.context() as patch:
+            patch.setattr(target, at_call(call, act, function))
+            if act in (terminate, interrupt_twice):
+                assert pretrain(tmp_path, pictures, *flags) == 130
+                error = capfd.readouterr().err
+                assert "once more stops at once" in error and "--resume" in error
+                assert (f"step {saved[-1]} is saved" in error) == (act is terminate)
+            else:
+                with pytest.raises(Killed):
+                    pretrain(tmp_path, pictures, *flags)
+        assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == handlers
+        assert [int(path.stem[-9:]) for path in checkpoints.files()] == saved
+        flags = [*THREE_EPOCHS, "--resume"] if saved else flags
+    assert not (tmp_path / "results.json").exists()
+    assert pretrain(tmp_path, pictures, *flags) == 0
+    assert_same_weights(whole, tmp_path)
+    assert journal_of(tmp_path) == journal_of(whole)
 
 
 def test_a_run_is_not_overwritten_unasked(pretrained, pictures, capsys):
@@ -416,12 +501,34 @@ def test_an_overwriting_run_that_cannot_begin_leaves_the_old_one(pictures, tmp_p
     assert results_of(tmp_path)["steps"] == 2
 
 
-def test_a_loss_that_is_not_finite_stops_and_leaves_no_such_checkpoint(pictures, tmp_path, capsys):
-    flags = ("--optimizer=sgd", "--learning_rate=1e30", "--warmup_epochs=0", "--similarity=dot")
-    assert pretrain(tmp_path, pictures, *flags) == 2
+DIVERGING = ("--optimizer=sgd", "--learning_rate=1e30", "--warmup_epochs=0")
+
+
+def test_numbers_that_are_not_finite_stop_and_leave_no_checkpoint(pictures, tmp_path, capsys):
+    assert pretrain(tmp_path, pictures, *DIVERGING, "--similarity=dot") == 2
     error = capsys.readouterr().err
-    assert "Expected a finite loss" in error and "--learning_rate" in error
+    assert "Expected a finite loss" in error and "at step 1," in error
+    assert "learning rate of 3.125e+28" in error and "--warmup_epochs" in error
     assert not Checkpoints(tmp_path / "checkpoints").files()
+    assert classify(tmp_path / "classes", tmp_path, pictures, *DIVERGING) == 2
+    error = capsys.readouterr().err
+    assert "Expected a finite loss" in error and "learning rate of 1e+30" in error
+    assert not Checkpoints(tmp_path / "classes/checkpoints").files()
+
+
+def test_every_operation_may_be_asked_to_be_deterministic(whole, small, pictures, tmp_path):
+    from tensorflow.python.framework.config import (
+        disable_op_determinism,
+        is_op_determinism_enabled,
+    )
+
+    assert not is_op_determinism_enabled()
+    try:
+        assert pretrain(tmp_path, pictures, *THREE_EPOCHS, "--deterministic") == 0
+        assert is_op_determinism_enabled()
+    finally:
+        disable_op_determinism()
+    assert_same_weights(whole, tmp_path)  # the CPU needs no other kernels for it
 
 
 def test_the_pace_is_known_after_a_few_steps(pictures, tmp_path):

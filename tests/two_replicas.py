@@ -19,10 +19,13 @@ import tensorflow as tf
 from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf import cli as command_line
+from simclr_tf.errors import UserError
 from simclr_tf.losses import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.training.distribution import distribute, make_strategy, share_overflow
+from simclr_tf.training.finite import StopWhereNotFinite
+from simclr_tf.training.fit import fit_steps
 from simclr_tf.training.simclr import SimCLR
 
 COUNT = 8  # images in a batch
@@ -115,6 +118,34 @@ def overflow_of_one(strategy):
     return [[str(v.numpy()) for v in strategy.experimental_local_results(g)] for g in shared]
 
 
+def stopped_at(strategy, bad):
+    """Returns what a run says whose batch of one step, counted from 1, makes no finite loss."""
+    views = tiny_views(COUNT, side=12)
+
+    def make(shard):
+        batches = halves(views, 6)(shard)
+        wrong = tf.data.Dataset.range(batches.cardinality()).map(
+            lambda i: tf.where(i // shard.own + 1 == bad, float("nan"), 0.0)
+        )
+        return tf.data.Dataset.zip(batches, wrong).map(lambda v, nan: (v[0] + nan, v[1]))
+
+    with strategy.scope():
+        model = tiny_simclr()
+        model.compile(keras.optimizers.SGD(0.1), NTXent(0.5), jit_compile=False)
+    try:
+        fit_steps(
+            model,
+            lambda first, last: distribute(strategy, make),
+            first_step=0,
+            last_step=6,
+            steps_per_epoch=6,
+            callbacks=[StopWhereNotFinite(every_steps=4)],
+        )
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def main():
     cpu = tf.config.list_physical_devices("CPU")[0]
     device = tf.config.LogicalDeviceConfiguration()
@@ -133,6 +164,7 @@ def main():
         with policy(name):
             found[name] = compare(one, two, tiny_simclr, steps=4)
     found["overflow"] = overflow_of_one(two)
+    found["not finite"] = stopped_at(two, 3)
     found["microbatches, norms that learn"] = compare(one, two, tiny_simclr, microbatch_size=2)
     print(json.dumps(found))
 

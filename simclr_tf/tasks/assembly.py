@@ -42,6 +42,7 @@ from simclr_tf.training.checkpoints import (
     step_of,
 )
 from simclr_tf.training.execution import Execution, choose_execution
+from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
@@ -88,6 +89,7 @@ class Run:
     def finish(self, **metrics: Any) -> dict[str, Any]:
         """Writes and returns the results: the task's metrics and what every task reports."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+        skipped = self.folder.rows[-1].get("skipped_steps") if self.folder.rows else None
         results = {
             "task": self.config.task,
             "config": self.config.to_dict(),
@@ -97,6 +99,7 @@ class Run:
             "precision": self.execution.precision,
             "seconds": round(time.monotonic() - self.started, 2),
             **self._time_of_checkpoints(),
+            **({} if skipped is None else {"skipped_steps": int(skipped)}),
             **metrics,
         }
         self.folder.write_results(results)
@@ -145,7 +148,13 @@ def _set_up(config: Config, strategy: distribution.Strategy | None) -> Execution
     """Sets seed and number format."""
     keras.utils.set_random_seed(config.seed)
     replicas = distribution.count_replicas(strategy)
-    execution = choose_execution(config.precision, config.xla, config.augment_on, replicas=replicas)
+    execution = choose_execution(
+        config.precision,
+        config.xla,
+        config.augment_on,
+        replicas=replicas,
+        deterministic=config.deterministic,
+    )
     if strategy is not None:
         _check_rows(config, Shard(of=replicas).rows(config.batch_size), replicas)
         print(f"{replicas} replicas of {config.batch_size // replicas} images each", flush=True)
@@ -545,12 +554,15 @@ def train(
     progress = Progress(
         last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
     )
+    finite = StopWhereNotFinite(every_steps=config.log_every_steps)
     save = SaveCheckpoints(
         run.folder,
         variables if run.leads else {},
         every_epochs=config.save_every_epochs,
         steps_per_epoch=plan.steps_per_epoch,
+        check=finite.check,
     )
+    write = [Journal(run.folder), TensorBoardLog(run.folder), save]
     started = time.monotonic()
     try:
         fit_steps(
@@ -561,7 +573,7 @@ def train(
             first_step=first_step,
             last_step=plan.last_step,
             steps_per_epoch=plan.steps_per_epoch,
-            callbacks=[progress, *callbacks, Journal(run.folder), TensorBoardLog(run.folder), save],
+            callbacks=[finite, progress, *callbacks, *write],
             **fit_arguments,
         )
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import sys
 import time
@@ -14,20 +15,28 @@ import numpy as np
 
 from simclr_tf.data.pipeline import plain_batches
 from simclr_tf.data.sources import Source
-from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.knn import knn_accuracy
 from simclr_tf.evaluation.segmentation import PixelCounts
 from simclr_tf.losses import NTXent
-from simclr_tf.metrics import feature_spread
-from simclr_tf.training.checkpoints import Variables
+from simclr_tf.metrics import effective_rank, feature_spread
+from simclr_tf.training.checkpoints import (
+    Variables,
+    numbered_variables,
+    read_arrays,
+    restore,
+    step_of,
+)
+from simclr_tf.training.distribution import spans_workers
 from simclr_tf.training.run_folder import Row, RunFolder
 
 Logs = dict[str, Any] | None
+Arrays = dict[str, np.ndarray]
 
 KNN_NEIGHBOURS = 20
 KNN_TEMPERATURE = 0.1
 EMBED_BATCH_SIZE = 256
+RANK_ROWS = 2048  # images whose features' rank is taken
 
 
 class Progress(keras.callbacks.Callback):
@@ -67,14 +76,12 @@ class Progress(keras.callbacks.Callback):
         step = self.model.trained_steps
         if step // self.every_steps == self._mark[0] // self.every_steps:
             return
-        loss = self._finite_loss(logs)
         self._keep_pace(step)
         if self._live or time.monotonic() - self._printed > self.LINE_SECONDS:
             self._printed = time.monotonic()
-            self._print(step, loss)
+            self._print(step, float((logs or {}).get("loss", math.nan)))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._finite_loss(logs)
         if not self._rates:  # a short run; else the time of a validation would count as training's
             self._keep_pace(self.model.trained_steps)
         if logs is not None:
@@ -84,15 +91,6 @@ class Progress(keras.callbacks.Callback):
                 logs["skipped_steps"] = self.model.trained_steps - taken
         if self._live:
             print("\r\033[K", end="", flush=True)
-
-    def _finite_loss(self, logs: Logs) -> float:
-        loss, step = float((logs or {}).get("loss", math.nan)), self.model.trained_steps
-        if not math.isfinite(loss):
-            raise UserError(
-                f"Expected a finite loss, got {loss} between steps {self._mark[0]} and {step}. "
-                "Pass a smaller --learning_rate, more --warmup_epochs or --precision=float32."
-            )
-        return loss
 
     def _keep_pace(self, step: int) -> None:
         now = time.monotonic()
@@ -115,7 +113,8 @@ class KNNMonitor(keras.callbacks.Callback):
     """Weighted kNN accuracy and spread of the features, every few epochs, without training
     anything.
 
-    Adds `knn_accuracy` and `feature_spread` to the epoch's logs.
+    Adds `knn_accuracy`, `feature_spread` and `feature_rank` (the effective rank of the centred
+    features, 1 where they lie on a line) to the epoch's logs.
 
     Args:
         train: Images with labels that vote.
@@ -162,7 +161,12 @@ class KNNMonitor(keras.callbacks.Callback):
             limit = self.limit
         train, test = _thin(self.train, limit), _thin(self.test, limit)
         queries = self._embed(encoder, test)
-        metrics = {"feature_spread": feature_spread(queries)}
+        some = queries[:: -(-len(queries) // RANK_ROWS)]
+        about_mean = some - some.mean(axis=0)
+        metrics = {
+            "feature_spread": feature_spread(queries),
+            "feature_rank": effective_rank(about_mean) if about_mean.any() else 1.0,
+        }
         if train.labels is not None and test.labels is not None:
             metrics["knn_accuracy"] = knn_accuracy(
                 self._embed(encoder, train),
@@ -237,15 +241,30 @@ def best_row(rows: Sequence[Row], column: str) -> Row | None:
 
 
 class HealthLine(keras.callbacks.Callback):
-    """Prints after each epoch how the pre-training does, in one line and in plain words."""
+    """Prints after each epoch how the pre-training does, in one line and in plain words.
 
-    COLLAPSED = 0.01  # feature spread; an untrained encoder has about 0.04
+    Warns, once as it begins, where the representation has collapsed, and says when it no longer is:
+    all features nearly the same, or on one line, or a loss that is that of projections which are
+    all the same.
+    """
+
+    SAME = 0.01  # feature spread below it; an untrained encoder has about 0.04
+    LINE = 1.1  # effective rank of the centred features below it; 1: they lie on a line
+    STUCK_STEPS = 500  # from then on the loss must not be that of equal projections
+    STUCK_SHARE = 0.02  # within so much of the way from start to floor it is
+
+    CAUSES = (
+        "Likely causes: --learning_rate too large or --warmup_epochs too few; augmentation so "
+        "strong that two views share nothing (--task=check --preview shows them); images that are "
+        "all alike"
+    )
 
     def __init__(self, *, loss: NTXent, batch_size: int, monitor: KNNMonitor) -> None:
         super().__init__()
         self.monitor = monitor
         self.start = loss.start(batch_size)
         self.floor = loss.floor(batch_size) if loss.similarity == "cosine" else None
+        self._warned: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs or {}
@@ -265,12 +284,31 @@ class HealthLine(keras.callbacks.Callback):
         if logs.get("skipped_steps"):
             parts.append(f"{logs['skipped_steps']} steps skipped (float16 overflow)")
         print("  ".join(parts), flush=True)
-        if logs.get("feature_spread", 1.0) < self.COLLAPSED:
-            print(
-                "warning: the features of all images are nearly the same (collapse): "
-                "lower --learning_rate or raise --warmup_epochs.",
-                flush=True,
+        for what, is_so in self._judge(logs).items():
+            if is_so and what not in self._warned:
+                print(f"warning: collapse: {what}. {self.CAUSES}.", flush=True)
+                self._warned.add(what)
+            elif not is_so and what in self._warned:
+                print(f"over: {what}", flush=True)
+                self._warned.remove(what)
+
+    def _judge(self, logs: dict[str, Any]) -> dict[str, bool]:
+        """Returns what could be told from this epoch, and whether it is so."""
+        told = {}
+        if "feature_spread" in logs:
+            told["the features of all images are nearly the same"] = (
+                logs["feature_spread"] < self.SAME
             )
+        if "feature_rank" in logs:
+            told["the features of all images lie nearly on a line"] = (
+                logs["feature_rank"] < self.LINE
+            )
+        if self.model.trained_steps >= self.STUCK_STEPS:
+            way = self.start - (self.floor or 0.0)
+            told[f"the loss is {self.start:.2f}, as where nothing is told apart"] = (
+                abs(logs["loss"] - self.start) < self.STUCK_SHARE * way
+            )
+        return told
 
 
 class Journal(keras.callbacks.Callback):
@@ -291,25 +329,39 @@ class SaveCheckpoints(keras.callbacks.Callback):
     """Saves after every few epochs, at the end, and at once when the process is told to stop.
 
     On SIGINT (Ctrl-C) or SIGTERM the step in hand is finished and saved, then KeyboardInterrupt is
-    raised: the run can be resumed from exactly there.
+    raised: the run can be resumed from exactly there. At the end of an epoch its evaluation is
+    finished first, so that its line of the journal is not lost. A second signal raises at once.
+
+    A checkpoint within an epoch holds the epoch's means so far, too: a run that is taken up there
+    goes on with them. It must come last, after the journal.
 
     Args:
         folder: The run's folder.
         variables: What is saved.
         every_epochs: Epochs between two checkpoints.
         steps_per_epoch: Steps of a whole epoch.
+        check: Raises where the variables are not to be saved.
     """
 
     def __init__(
-        self, folder: RunFolder, variables: Variables, *, every_epochs: int, steps_per_epoch: int
+        self,
+        folder: RunFolder,
+        variables: Variables,
+        *,
+        every_epochs: int,
+        steps_per_epoch: int,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.folder = folder
         self.variables = variables
-        self.every_steps = every_epochs * steps_per_epoch
-        self._stop: int | None = None
+        self.every_epochs = every_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.check = check
+        self._told_to_stop = False
         self._handlers: dict[int, Any] = {}
         self._saved = -1
+        self._so_far: tuple[int, Arrays] = (-1, {})  # a step within an epoch, and its means
 
     def on_train_begin(self, logs: Logs = None) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -319,33 +371,69 @@ class SaveCheckpoints(keras.callbacks.Callback):
                 return
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._stop = number
+        if self._told_to_stop:
+            raise KeyboardInterrupt
+        self._told_to_stop = True
+        # Not by print, which may be what was interrupted.
+        os.write(2, b"\nstops after this step, or this evaluation; once more stops at once\n")
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Goes on with the means of an epoch that is taken up where another run left it."""
+        step, newest = self.model.trained_steps, self.folder.checkpoints.newest()
+        spread = spans_workers(self.model.distribute_strategy)  # the leader alone has the file
+        if step % self.steps_per_epoch and newest and step_of(newest) == step and not spread:
+            arrays, metrics = read_arrays(newest), self._epoch_metrics()
+            if metrics.keys() <= arrays.keys():
+                restore(metrics, arrays, str(newest))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if self._stop is not None:
-            self.save()
-            self.restore_handlers()
-            raise KeyboardInterrupt
+        if self._told_to_stop and batch + 1 < self.params["steps"]:
+            self._stop()
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._keep_so_far()  # validation counts in the same metrics, from 0
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self.model.trained_steps % self.every_steps == 0:
+        if self._told_to_stop:
+            self._stop()
+        if self.model.trained_steps % (self.every_epochs * self.steps_per_epoch) == 0:
             self.save()
 
     def on_train_end(self, logs: Logs = None) -> None:
         self.save()
         self.restore_handlers()
+        if self._told_to_stop:  # while it was saved
+            self._stop()
 
     def save(self) -> None:
         """Writes a checkpoint, unless the newest is of this very step."""
         step = self.model.trained_steps
         if step != self._saved:
-            self.folder.checkpoints.save(self.variables, step=step)
+            self.check()
+            self._keep_so_far()
+            so_far = self._so_far[1] if step % self.steps_per_epoch and self.variables else {}
+            self.folder.checkpoints.save({**self.variables, **so_far}, step=step)
             self._saved = step
 
     def restore_handlers(self) -> None:
         """Hands the signals back; Keras tells no callback of a training that ends with an error."""
         while self._handlers:
             signal.signal(*self._handlers.popitem())
+
+    def _stop(self) -> None:
+        self.save()
+        self.restore_handlers()
+        raise KeyboardInterrupt(f"step {self._saved} is saved")
+
+    def _keep_so_far(self) -> None:
+        step = self.model.trained_steps
+        if step % self.steps_per_epoch and step != self._so_far[0]:
+            metrics = self._epoch_metrics().items()
+            self._so_far = step, {name: np.asarray(metric) for name, metric in metrics}
+
+    def _epoch_metrics(self) -> Variables:
+        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
+        return numbered_variables("epoch", metrics)
 
 
 class TensorBoardLog(keras.callbacks.TensorBoard):

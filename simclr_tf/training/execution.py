@@ -28,7 +28,12 @@ class Execution(NamedTuple):
 
 
 def choose_execution(
-    precision: str, xla: str, augment_on: str = "auto", *, replicas: int = 1
+    precision: str,
+    xla: str,
+    augment_on: str = "auto",
+    *,
+    replicas: int = 1,
+    deterministic: bool = False,
 ) -> Execution:
     """Turns "auto" into what the first device does best, and sets the global Keras policy.
 
@@ -43,14 +48,25 @@ def choose_execution(
         augment_on: "host", "device" or "auto", which is the host: it has nothing else to do while
             the device trains.
         replicas: Devices of all machines that train together.
+        deterministic: Makes every operation of TensorFlow in this process deterministic. XLA on a
+            GPU is beyond that: "auto" leaves it off. What it costs on a GPU has not been measured.
 
     Raises:
-        UserError: XLA was asked for, for several replicas without a GPU.
+        UserError: XLA was asked for, for several replicas without a GPU, or on a GPU beside
+            `deterministic`.
     """
     gpus = tf.config.list_physical_devices("GPU")
     precision = choose_precision(precision)
     keras.config.set_dtype_policy(precision)
-    compiled = bool(gpus) and replicas == 1 if xla == "auto" else xla == "true"
+    automatic = bool(gpus) and replicas == 1 and not deterministic
+    compiled = automatic if xla == "auto" else xla == "true"
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+        if compiled and gpus:
+            raise UserError(
+                "Expected --xla=false or auto beside --deterministic on a GPU, where what XLA "
+                "compiles may add up in any order, got --xla=true. Leave one of the flags out."
+            )
     if compiled and replicas > 1 and not gpus:
         raise UserError(
             f"Expected --xla=false for {replicas} replicas on CPUs, whose exchange XLA cannot "

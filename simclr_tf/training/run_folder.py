@@ -168,7 +168,11 @@ class RunFolder:
             self._write_rows()
 
     def add_row(self, row: Row) -> None:
-        """Adds one line to `metrics.csv`; a column that is new is empty in the rows before."""
+        """Adds one line to `metrics.csv`; a column that is new is empty in the rows before.
+
+        The line of an epoch replaces that of its first part, where a run ended within it.
+        """
+        self.rows = [r for r in self.rows if r["epoch"] != row["epoch"]]
         self.rows.append(row)
         self._write_rows()
 

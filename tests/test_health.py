@@ -1,0 +1,85 @@
+"""What pre-training says of its features: it warns where they collapsed, once, and not before."""
+
+from __future__ import annotations
+
+import types
+
+import keras
+import numpy as np
+import pytest
+
+from simclr_tf.data import from_arrays
+from simclr_tf.losses import NTXent
+from simclr_tf.training.callbacks import HealthLine, KNNMonitor
+
+HEALTHY = {"loss": 3.0, "contrastive_accuracy": 0.5, "feature_spread": 0.05, "feature_rank": 4.0}
+
+
+def line(similarity="cosine"):
+    loss = NTXent(0.1, similarity=similarity)
+    health = HealthLine(loss=loss, batch_size=256, monitor=KNNMonitor(None, None))
+    health.set_model(types.SimpleNamespace(trained_steps=0))
+    return health
+
+
+def said(health, capsys, *, steps=0, **logs):
+    """What is printed after an epoch, but for its own line."""
+    health.model.trained_steps = steps
+    health.on_epoch_end(0, {**HEALTHY, **logs})
+    return capsys.readouterr().out.splitlines()[1:]
+
+
+@pytest.mark.parametrize(
+    ("logs", "word"),
+    [({"feature_spread": 0.001}, "nearly the same"), ({"feature_rank": 1.05}, "nearly on a line")],
+)
+def test_a_collapse_is_told_once_with_its_causes_and_its_end(capsys, logs, word):
+    health = line()
+    assert said(health, capsys) == []
+    (warning,) = said(health, capsys, **logs)
+    assert "warning: collapse" in warning and word in warning and "--learning_rate" in warning
+    assert said(health, capsys, **logs) == []
+    (over,) = said(health, capsys)
+    assert over.startswith("over: ") and word in over
+    assert len(said(health, capsys, **logs)) == 1
+
+
+def test_epochs_without_a_look_say_nothing_of_the_features(capsys):
+    health = line()
+    assert said(health, capsys, feature_spread=0.001)
+    logs = {name: HEALTHY[name] for name in ("loss", "contrastive_accuracy")}
+    health.on_epoch_end(1, logs)
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert said(health, capsys, feature_spread=0.001) == []
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_a_loss_that_stays_where_nothing_is_told_apart_is_told_after_some_steps(capsys, similarity):
+    health, stuck = line(similarity), np.log(511) - 0.05
+    assert said(health, capsys, steps=499, loss=stuck) == []
+    (warning,) = said(health, capsys, steps=500, loss=stuck)
+    assert "the loss is 6.24" in warning
+    assert said(health, capsys, steps=600, loss=stuck - 0.5)[0].startswith("over")
+    assert said(health, capsys, steps=700, loss=stuck + 2.0) == []  # bad, but not the same
+
+
+def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random_one_not(
+    rng, capsys
+):
+    images = rng.integers(0, 256, (40, 8, 8, 3), np.uint8)
+    monitor = KNNMonitor(from_arrays(images), from_arrays(images))
+    inputs = keras.Input((8, 8, 3))
+    features = keras.layers.Dense(5, activation="relu")(keras.layers.Flatten()(inputs))
+    encoder = keras.Model(inputs, features)
+    assert said(line(), capsys, **monitor.measure(encoder)) == []
+    kernel, bias = encoder.layers[-1].weights
+    kernel.assign(np.zeros(kernel.shape))
+    bias.assign([1, 2, 3, 4, 5])
+    found = monitor.measure(encoder)
+    assert found == {"feature_spread": pytest.approx(0.0, abs=1e-6), "feature_rank": 1.0}
+    assert len(said(line(), capsys, **found)) == 2
+    kernel.assign(rng.uniform(size=(kernel.shape[0], 1)) * np.ones(5))
+    found = monitor.measure(encoder)
+    assert found["feature_rank"] == pytest.approx(1.0, abs=0.01) and len(
+        said(line(), capsys, **found)
+    )
