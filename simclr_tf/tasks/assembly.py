@@ -219,7 +219,11 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
 
 
 def load_splits(
-    config: Config, *, need_labels: bool = False, masks: MaskRules | None = None
+    config: Config,
+    *,
+    need_labels: bool = False,
+    unlabelled: bool = True,
+    masks: MaskRules | None = None,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed."""
     return data.load(
@@ -232,6 +236,7 @@ def load_splits(
         cache=config.cache,
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
+        unlabelled=unlabelled,
         num_classes=config.num_classes,
         masks=masks,
     )

@@ -21,7 +21,7 @@ FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
 # What one task writes beside that; where another task's run lies, such files are the user's.
 OF_TASK = {
     "evaluate": ("report.html", "fine_tuning"),
-    "embed": ("features.npz", "neighbours.csv"),
+    "embed": ("features.npz", "features.parquet", "neighbours.csv"),
 }
 
 Row = dict[str, Any]
