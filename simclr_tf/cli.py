@@ -102,7 +102,7 @@ def parse(argv: Sequence[str]) -> Config:
                 f"Expected a value after --{name}, got none. "
                 f"Pass {spell_flag(SETTINGS[name])}, for instance."
             )
-    return Config.resolve(**flags)
+    return dataclasses.replace(Config.resolve(**flags), words=tuple(argv))
 
 
 def describe() -> str:

@@ -100,6 +100,7 @@ class Config:
 
     Attributes:
         given: The names the user set, by YAML or by flag; neither a flag nor in YAML.
+        words: The command line they were read from; empty where there was none.
     """
 
     # -- task --
@@ -352,8 +353,8 @@ class Config:
     protocols: str = setting(
         "evaluation",
         "all",
-        "What --task=evaluate measures: all, or a list with commas between of knn, logreg, linear, "
-        "mlp, finetune, supervised, baselines, health.",
+        "What --task=evaluate measures: all (of images without labels, health), or a list with "
+        "commas between of knn, logreg, linear, mlp, finetune, supervised, baselines, health.",
     )
     label_fractions: str = setting(
         "evaluation",
@@ -370,6 +371,12 @@ class Config:
         "instead of evaluating.",
     )
     with_z: bool = setting("evaluation", False, "Let --task=embed write the projections z too.")
+    embed_format: str = setting(
+        "evaluation",
+        "npz",
+        "What --task=embed writes features as: arrays (npz) or a table, a row an image (parquet).",
+        choices=("npz", "parquet"),
+    )
     index: bool = setting(
         "evaluation",
         False,
@@ -396,6 +403,7 @@ class Config:
     )
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
+    words: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @classmethod
     def resolve(cls, **settings: object) -> Config:
@@ -430,7 +438,7 @@ class Config:
         return "pretrain_save_path" if self.task == "pretrain" else "finetune_save_path"
 
     def replace(self, **changes: object) -> Config:
-        """Returns a copy with some settings changed; `given` stays."""
+        """Returns a copy with some settings changed; `given` and `words` stay."""
         return dataclasses.replace(self, **_put_over(vars(self), read_all(SETTINGS, changes)))
 
     def recipe(self) -> Recipe:

@@ -34,7 +34,7 @@ CONTRACT = """
     precision augment_on xla steps_per_execution data_service strategy
     pretrain_save_path finetune_save_path resume overwrite save_every_epochs keep_checkpoints
     eval_every_epochs log_every_steps max_steps preview
-    protocols label_fractions num_seeds compare with_z index
+    protocols label_fractions num_seeds compare with_z embed_format index
     predict_save_path tile_size tile_overlap
 """.split()
 
@@ -60,7 +60,9 @@ def refused(*words: str) -> str:
 
 def test_the_flags_are_those_of_the_contract():
     assert list(SETTINGS) == CONTRACT
-    assert set(SETTINGS) | {"given"} == {field.name for field in dataclasses.fields(Config)}
+    assert set(SETTINGS) | {"given", "words"} == {
+        field.name for field in dataclasses.fields(Config)
+    }
 
 
 def test_every_setting_has_a_meaning_and_a_valid_default():
@@ -369,6 +371,14 @@ def test_given_is_empty_where_nothing_was_said_and_survives_replace():
     assert parse([]).given == frozenset()
     config = parse(["--seed=0"]).replace(batch_size=4)
     assert (config.given, config.batch_size) == ({"seed"}, 4)
+
+
+def test_the_command_line_is_kept_as_it_was_given():
+    words = ["--seed=3", "--freeze", "--input_size", "8 9"]
+    config = parse(words).replace(seed=4)
+    assert config.words == tuple(words)
+    assert config == Config.resolve(seed=4, freeze=True, input_size="8 9")  # no part of what it is
+    assert "words" not in config.to_yaml() and Config.resolve(seed=3).words == ()
     assert config.replace(input_size="96x64").input_size == (96, 64)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +20,12 @@ from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.data import loading
 from simclr_tf.data.decode import read_image, resize_to_fill
+from simclr_tf.evaluation import feature_files
 from simclr_tf.losses import NTXent
 from simclr_tf.tasks import embed as task
 from simclr_tf.tasks import pretrain
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
+from simclr_tf.training.run_folder import write_whole
 
 CLASSES = ("blue", "green", "red")
 SIZE = (16, 12)  # of the views that the run is trained on
@@ -161,6 +164,55 @@ def test_results_tell_what_was_written(of_run, pretrained):
     assert files_below(of_run) == {*results["files"], "config.yaml", "results.json"}
 
 
+def test_a_table_holds_what_the_arrays_hold(of_run, pretrained, tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(feature_files, "GROUP_ELEMENTS", 400)  # of (32 + 6) a row
+    out = tmp_path / "out"
+    flags = (f"--pretrain_save_path={pretrained}", f"--finetune_save_path={out}", "--with_z")
+    assert embedded(*flags, "--embed_format=parquet") == 0
+    assert files_below(out) == {"features.parquet", "config.yaml", "results.json"}
+    assert results_of(out)["files"] == ["features.parquet"]
+    file, arrays = parquet.ParquetFile(out / "features.parquet"), arrays_of(of_run)
+    assert file.metadata.num_row_groups == 3  # 24 rows, 10 together
+    table = file.read()
+    kinds = {name: str(table.schema.field(name).type) for name in table.column_names}
+    wide = "fixed_size_list<element: float>"
+    assert kinds == {
+        "path": "string", "label": "int32", "split": "string", "h": f"{wide}[32]", "z": f"{wide}[6]"
+    }  # fmt: skip
+    for name, expected in arrays.items():
+        np.testing.assert_array_equal(np.array(table[name].to_pylist()), expected)
+
+
+def test_a_table_is_whole_or_not_there_and_takes_names_that_are_no_text(tmp_path, monkeypatch):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {"path": ["a", "b\udce9"], "h": np.ones((2, 3), np.float32)}
+    path = tmp_path / "features.parquet"
+    feature_files.write_columns(path, columns, "parquet")
+    assert parquet.read_table(path)["path"].to_pylist() == ["a", "b\\udce9"]
+    path.unlink()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
+    with pytest.raises(OSError):
+        write_whole(path, lambda part: feature_files.write_columns(part, columns, "parquet"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_without_its_library_is_refused_before_anything_is_read(
+    pretrained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    flags = (f"--pretrain_save_path={pretrained}", f"--finetune_save_path={tmp_path / 'out'}")
+    assert embedded(*flags, "--embed_format=parquet") == 2
+    error = capsys.readouterr().err
+    assert "Expected the library pyarrow" in error and "pip install" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_neighbours_are_those_of_a_slow_search(of_run):
     arrays, rows = arrays_of(of_run), rows_of(of_run)
     unit = arrays["h"] / np.linalg.norm(arrays["h"], axis=1, keepdims=True)
@@ -228,7 +280,7 @@ def test_arrays_are_numbered_and_what_was_written_is_replaced_when_asked_for(
     monkeypatch.setattr(task, "MOST_QUERIES", 3)
     flags = (
         f"--dataset=npz:{tmp_path / 'set.npz'}",
-        f"--pretrain_save_path={tmp_path / 'nothing'}",
+        "--init_weights=none",
         f"--finetune_save_path={out}",
         "--width_multiplier=0.0625",
     )
@@ -257,6 +309,7 @@ def test_arrays_are_numbered_and_what_was_written_is_replaced_when_asked_for(
     assert embedded(*flags, "--overwrite", "--with_z") == 2
     assert "projection head" in capsys.readouterr().err
     assert files_below(out) == before
+    (out / "features.parquet").write_bytes(b"of the run before")
     assert embedded(*flags, "--overwrite") == 0
     kept = {"features.npz", "config.yaml", "results.json", "notes.txt"}
     assert files_below(out) == kept
@@ -336,6 +389,7 @@ def test_mistakes_have_one_clear_line(pretrained, pictures, tmp_path, capsys):
         "Expected a run folder with checkpoints": (f"--init_weights={single}", out),
         "Expected a file or run folder": ("--init_weights=/nowhere", out),
         "the one of the weights": (run, f"--finetune_save_path={pretrained}", "--overwrite"),
+        "Run --task=pretrain first": (f"--pretrain_save_path={single}", out),
         "Expected no features.npz": (run, f"--finetune_save_path={mine}", "--overwrite"),
         "Pass --overwrite to replace": (run, out, "--resume"),
         "--strategy=none": (run, out, "--strategy=mirrored"),

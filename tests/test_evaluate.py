@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 
 import main
 from simclr_tf.augment import Recipe
-from simclr_tf.data import Source
+from simclr_tf.config import Config
+from simclr_tf.data import Source, hold_back, load
 from simclr_tf.data.pipeline import plain_batches, view_batches
+from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
 
 TINY = ["--width_multiplier=0.0625", "--zdim=8", "--batch_size=8", "--precision=float32"]
 
@@ -49,6 +53,14 @@ def evaluate(folder: Path, pretrained: Path, *flags: str) -> int:
     )
 
 
+def run_on(pretrained: Path, folder: Path, **changes: object) -> Path:
+    """The run with other settings, as if it had been trained so."""
+    shutil.copytree(pretrained, folder)
+    config = Config.resolve(config=str(pretrained / "config.yaml"))
+    (folder / "config.yaml").write_text(config.replace(**changes).to_yaml())
+    return folder
+
+
 def results_of(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())
 
@@ -79,6 +91,10 @@ def test_an_evaluation_leaves_what_the_contract_names(evaluated):
     assert 0.0 <= health["alignment"] <= 4.0 and len(health["per_dimension_spread"]) == 32
     assert set(results["z"]) == {"knn", "logistic_regression"}
     assert (results["num_train"], results["num_test"]) == (60, 24)
+    assert results["notes"] == [] and results["labelled"]
+    command = shlex.split(results["command"])
+    assert command[:3] == ["python", "main.py", "--task=evaluate"]
+    assert command[-1] == "--num_seeds=2" and len(command) == 8
     plots = {path.name for path in (evaluated / "plots").iterdir()}
     assert set(results["pictures"]) == plots
     assert {"tsne.png", "neighbours.png", "confusion_matrix_knn.png", "loss.png"} <= plots
@@ -93,9 +109,17 @@ def test_the_report_holds_all_of_it(evaluated):
 
 
 def test_fine_tuning_and_its_twin(pretrained, tmp_path):
-    flags = ("--protocols=finetune,supervised", "--label_fractions=0.5", "--num_epochs=1")
+    protocols = "--protocols=finetune,supervised,knn,logreg,mlp"
+    flags = (protocols, "--label_fractions=0.5", "--num_epochs=1", "--num_classes=7")
     assert evaluate(tmp_path, pretrained, *flags) == 0
     results = results_of(tmp_path)
+    # All are judged over as many classes as are asked for, though three occur.
+    assert results["class_names"] == [str(number) for number in range(7)]
+    assert len(results["protocols"]) == 5
+    for name, protocol in results["protocols"].items():
+        assert np.shape(protocol["confusion_matrix"]) == (7, 7), name
+    for name in ("logistic_regression", "mlp"):
+        assert results["protocols"][name]["top5"] >= results[name]
     assert set(results["finetune"]) == set(results["supervised"]) == {"0.5"}
     runs = tmp_path / "fine_tuning"
     assert not list(runs.rglob("*.safetensors"))
@@ -113,7 +137,67 @@ def test_fine_tuning_and_its_twin(pretrained, tmp_path):
         assert one.pop(name) != other.pop(name)
     assert one == other  # nothing else differs
     assert (tmp_path / "plots/fractions.png").exists()
-    assert "knn" not in results
+
+
+def test_images_without_labels_are_measured_by_what_needs_none(
+    arrays, pretrained, tmp_path, capsys
+):
+    np.savez(tmp_path / "bare.npz", x_train=np.load(arrays)["x_train"])
+    run = run_on(
+        pretrained, tmp_path / "run", dataset=f"npz:{tmp_path / 'bare.npz'}", val_fraction=0.25
+    )
+    out = tmp_path / "out"
+    assert evaluate(out, run, "--protocols=knn") == 2
+    assert "Expected labels" in capsys.readouterr().err
+    assert evaluate(out, run) == 0
+    printed = capsys.readouterr().out
+    results = results_of(out)
+    assert not results["labelled"] and results["class_names"] == []
+    assert (results["num_train"], results["num_test"]) == (45, 15)  # as the pre-training held back
+    assert results["health"]["width"] == 32
+    assert {"knn", "protocols", "baselines", "finetune", "z"}.isdisjoint(results)
+    assert {"tsne.png", "neighbours.png"} <= set(results["pictures"])
+    html = (out / "report.html").read_text(encoding="utf-8")
+    assert len(results["notes"]) == 2
+    for note, part in zip(results["notes"], ("which it never saw", "label"), strict=True):
+        assert part in note and note in printed and note in html
+
+
+HELD = {"dataset": "npz:a.npz", "val_fraction": 0.25, "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("trained", "flags", "share", "said"),
+    [
+        (HELD, {}, 0.25, "which it never saw"),
+        (HELD, {"val_fraction": 0.2}, 0.2, "--val_fraction=0.25 --seed=3"),
+        (HELD, {"seed": 4}, 0.1, "saw some of them"),
+        (HELD, {"skip_bad_images": True}, 0.1, "saw some of them"),
+        (HELD, {"dataset": "npz:b.npz"}, 0.1, None),
+        ({**HELD, "val_fraction": 0.0}, {}, 0.1, "saw them, without their labels"),
+        (None, {}, 0.1, None),
+    ],
+)
+def test_what_the_pre_training_held_back_is_held_back_again(trained, flags, share, said):
+    before = None if trained is None else Config.resolve(**trained)
+    config = Config.resolve(**{"task": "evaluate", "dataset": "npz:a.npz", "seed": 3, **flags})
+    config = adopt_held_back(config, before)
+    assert config.val_fraction == share
+    held = Source("npz:a.npz, held back", np.zeros((2, 8, 8, 3), np.uint8))
+    note = note_on_test(config, before, held)
+    assert note is None if said is None else said in note
+    assert note_on_test(config, before, Source("npz:a.npz (test)", held.images)) is None
+
+
+def test_the_images_held_back_are_those_of_the_pre_training(arrays, tmp_path):
+    with np.load(arrays) as file:
+        np.savez(tmp_path / "whole.npz", x_train=file["x_train"], y_train=file["y_train"])
+    name = f"npz:{tmp_path / 'whole.npz'}"
+    before = Config.resolve(dataset=name, val_fraction=0.3, seed=5)
+    config = adopt_held_back(Config.resolve(task="evaluate", dataset=name, seed=5), before)
+    ours = load(name, val_fraction=config.val_fraction, seed=config.seed, need_labels=True)
+    _, theirs = hold_back(load(name).train, before.val_fraction, before.seed)
+    np.testing.assert_array_equal(ours.test.images, theirs.images)
 
 
 def test_runs_are_put_side_by_side(evaluated, pretrained, tmp_path):
@@ -174,12 +258,30 @@ def test_the_run_that_is_evaluated_and_files_of_the_user_are_left_alone(
         (["--compare=one"], "at least two"),
         (["--compare=one,two"], "results.json"),
         (["--pretrain_save_path=nowhere"], "--task=pretrain first"),
+        (["--num_classes=2"], "--num_classes=3"),
     ],
 )
 def test_mistakes_are_named(pretrained, tmp_path, capsys, flags, message):
     assert evaluate(tmp_path, pretrained, *flags) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "settings", [{"dataset": "folder:gone/away"}, {"train_file_path": "gone/away"}]
+)
+def test_data_of_the_run_that_is_not_here_is_said_to_be_the_runs(
+    pretrained, tmp_path, capsys, monkeypatch, settings
+):
+    run = run_on(pretrained, tmp_path / "run", **settings)
+    monkeypatch.chdir(tmp_path)
+    assert evaluate(tmp_path / "out", run, "--protocols=knn") == 2
+    error = capsys.readouterr().err
+    assert str(run / "config.yaml") in error and str(tmp_path / "gone/away") in error
+    for part in ("data of the pre-training run", "gone/away as its settings", "where the pre-t"):
+        assert part in error
+    assert evaluate(tmp_path / "out", run, "--protocols=knn", "--dataset=folder:else") == 2
+    assert "pre-training run" not in capsys.readouterr().err
 
 
 def test_views_of_all_images_come_in_their_order(rng):

@@ -21,6 +21,7 @@ from simclr_tf.evaluation import (
     logistic_regression,
     pixel_encoder,
 )
+from simclr_tf.evaluation.features import put_view
 from simclr_tf.evaluation.knn import choose_knn, knn_scores
 from simclr_tf.evaluation.preparation import hold_back_tenth
 
@@ -174,6 +175,31 @@ def test_embed_keeps_the_order_whatever_the_size_of_batches(rng):
         found = embed(model, batches)
         assert (found.dtype, found.shape) == (np.float32, (23, 6))
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_embed_fills_one_array_where_the_images_are_counted(rng):
+    model = tiny_encoder()
+    batches = tf.data.Dataset.from_tensor_slices(rng.random((7, 9, 9, 3), np.float32)).batch(3)
+    found = embed(model, batches, count=7)
+    np.testing.assert_array_equal(found, embed(model, batches))
+    assert found.dtype == np.float32 and np.ptp(found) > 0
+
+
+def test_views_are_kept_in_half_precision_while_it_holds_them(rng):
+    features = rng.normal(size=(3, 5, 4)).astype(np.float32)
+    views = np.empty(features.shape, np.float16)
+    for index, own in enumerate(features):
+        assert put_view(views, index, own) is views
+    np.testing.assert_allclose(views, features, rtol=1e-3, atol=1e-6)
+    for sign in (1.0, -1.0):
+        large = features[1].copy()
+        large[2, 3] = sign * 65505.0  # float16 ends at 65504
+        wide = put_view(views, 1, large)
+        assert wide.dtype == np.float32 and views.dtype == np.float16
+        np.testing.assert_array_equal(wide[1], large)
+        np.testing.assert_array_equal(wide[[0, 2]], views[[0, 2]])
+        assert put_view(wide, 2, features[2]) is wide
+        np.testing.assert_array_equal(wide[2], features[2])
 
 
 def test_embed_leaves_running_statistics_alone(rng):

@@ -164,6 +164,21 @@ def test_a_report_tells_what_was_measured(results, pictures):
     assert [row for row in page.rows if row == ["nearest neighbours", "81.2 %", "76.2 %", "+5.0"]]
 
 
+def test_of_images_without_labels_nothing_is_said_to_be_missing_that_needs_some(results, pictures):
+    kept = {"health", "config", "date", "device", "seconds", "num_train", "num_test"}
+    bare = {name: value for name, value in results.items() if name in kept}
+    bare |= {"labelled": False, "class_names": [], "notes": ["Not every image has a label <3>."]}
+    drawn = {name: pictures[name] for name in ("tsne.png", "loss.png")}
+    page = check_document(build_report([Report("bare", bare, drawn)]))
+    assert "Not every image has a label <3>." in page.words
+    assert "images without labels" in page.words and "effective rank" in page.words
+    for absent in ("Accuracy on the test images", "Confusion", "Fine-tuned", "share of the labels"):
+        assert absent not in page.words, absent
+    assert "Not drawn: Nearest neighbours, Accuracy." in page.words
+    both = check_document(build_report([Report("bare", bare), Report("full", results)]))
+    assert "bare. Not every image has a label <3>." in both.words
+
+
 def test_bars_have_the_length_of_their_accuracy(results):
     page = check_document(build_report([Report("run", results)]))
     widths = [a["style"] for a in page.named("span") if a.get("class", "").startswith("bar")]

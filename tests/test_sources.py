@@ -496,6 +496,7 @@ def test_tfds_reads_every_split(tfds):
     assert splits.train.class_names == ("a", "b", "c")
     assert len(splits.test) == 4
     assert values(splits.unlabelled) == list(range(5)) and splits.unlabelled.labels is None
+    assert load("tfds:tiny", unlabelled=False).unlabelled is None
 
 
 def test_tfds_sizes_must_agree_or_be_given(tfds):

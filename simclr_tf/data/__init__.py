@@ -11,6 +11,7 @@ _HOME = {
     "from_arrays": "sources",
     "hold_back": "sources",
     "stratified_split": "sources",
+    "check_labels": "loading",
     "load": "loading",
     "make_shapes": "shapes",
     "MaskRules": "masks",

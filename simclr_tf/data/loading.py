@@ -31,6 +31,7 @@ def load(
     cache: str = "auto",
     skip_bad_images: bool = False,
     need_labels: bool = False,
+    unlabelled: bool = True,
     num_classes: int = 0,
     masks: MaskRules | None = None,
 ) -> Splits:
@@ -46,6 +47,7 @@ def load(
         cache: "auto", "true" or "false": whether files are decoded into memory.
         skip_bad_images: Leave out files that do not decode.
         need_labels: A set without labels is an error, and no unlabelled split is read.
+        unlabelled: Read the images that are for pre-training only, where the set has such.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: Every image must have a mask that keeps these rules. The classes are then those of
             the pixels, and neither labels nor an unlabelled split are read.
@@ -62,7 +64,7 @@ def load(
         masks=masks is not None,
     )
     if splits is None:
-        unlabelled = not need_labels and masks is None
+        unlabelled = unlabelled and not need_labels and masks is None
         splits = _load_arrays(dataset, input_size, seed, unlabelled=unlabelled, masks=masks)
 
     def ready(source: Source) -> Source:
@@ -78,7 +80,7 @@ def load(
     splits = each_split(splits, ready)
     if need_labels:
         for source in filter(None, (splits.train, splits.test)):
-            _check_labels(source, num_classes)
+            check_labels(source, num_classes)
     if splits.test is None and val_fraction:
         return Splits(*hold_back(splits.train, val_fraction, seed), splits.unlabelled)
     return splits
@@ -173,7 +175,8 @@ def _make_shapes(size: tuple[int, int], seed: int, *, masked: bool) -> Splits:
     return Splits(draw("train", SHAPES_TRAIN, 0), draw("test", SHAPES_TEST, 1))
 
 
-def _check_labels(source: Source, num_classes: int) -> None:
+def check_labels(source: Source, num_classes: int) -> None:
+    """Raises UserError where there are no labels, or one is not below `num_classes` (0: any)."""
     if source.labels is None:
         raise UserError(
             f"Expected labels for {source.name}, got none. Sort the images into one folder a "

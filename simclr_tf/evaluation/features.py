@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -15,15 +16,16 @@ _forwards: weakref.WeakKeyDictionary[keras.Model, Callable[[tf.Tensor], tf.Tenso
 )
 
 
-def embed(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
+def embed(
+    model: keras.Model, batches: Iterable[tf.Tensor], *, count: int | None = None
+) -> np.ndarray:
     """Computes the features of images, in their order.
-
-    The model runs in inference mode, traced once for batches of any size and not again when it is
-    embedded with later.
 
     Args:
         model: Functional or sequential, images [N, H, W, C] to features [N, F].
         batches: Batches of images as the model takes them; the last may be smaller.
+        count: Images in all. Where it is known features are filled into one array, at half the
+            memory of joining them.
 
     Returns:
         float32 [M, F], a row per image.
@@ -31,13 +33,49 @@ def embed(model: keras.Model, batches: tf.data.Dataset) -> np.ndarray:
     Raises:
         ValueError: There is no batch.
     """
+    blocks = embed_each(model, batches)
+    first = next(blocks, None)
+    if first is None:
+        raise ValueError("Expected at least one batch of images to embed, got none.")
+    if count is None:
+        return np.concatenate([first, *blocks])
+    features = np.empty((count, *first.shape[1:]), np.float32)
+    start = 0
+    for block in itertools.chain([first], blocks):
+        features[start : start + len(block)] = block
+        start += len(block)
+    return features
+
+
+def embed_each(model: keras.Model, batches: Iterable[tf.Tensor]) -> Iterator[np.ndarray]:
+    """Yields the features of each batch, float32 [B, F].
+
+    The model runs in inference mode, traced once for batches of any size and not again when it is
+    embedded with later.
+    """
     if model not in _forwards:
         _forwards[model] = _make_forward(model)
     forward = _forwards[model]
-    features = [forward(images).numpy() for images in batches]
-    if not features:
-        raise ValueError("Expected at least one batch of images to embed, got none.")
-    return np.concatenate(features)
+    for images in batches:
+        yield forward(images).numpy()
+
+
+def put_view(views: np.ndarray, index: int, features: np.ndarray) -> np.ndarray:
+    """Puts features of one view among those of all and returns these.
+
+    Args:
+        views: float16 or float32 [V, M, F], changed in place.
+        index: Of the view.
+        features: float32 [M, F].
+
+    Returns:
+        The views, in float32 from the first feature on that float16 would make infinite.
+    """
+    largest = np.finfo(np.float16).max
+    if views.dtype == np.float16 and max(features.max(), -features.min()) > largest:
+        views = views.astype(np.float32)
+    views[index] = features
+    return views
 
 
 def pixel_encoder(side: int) -> keras.Model:

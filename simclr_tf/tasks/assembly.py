@@ -268,14 +268,18 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
 
 
 def load_splits(
-    config: Config, *, need_labels: bool = False, masks: MaskRules | None = None
+    config: Config,
+    *,
+    need_labels: bool = False,
+    unlabelled: bool = True,
+    masks: MaskRules | None = None,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed.
 
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
-    splits = _load(config, need_labels=need_labels, masks=masks)
+    splits = _load(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
     size = config.crop_size if config.crop_size != (0, 0) else config.input_size
     problems = look_at(splits, view=size, labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
@@ -291,7 +295,9 @@ def load_splits(
     return splits
 
 
-def _load(config: Config, *, need_labels: bool, masks: MaskRules | None) -> data.Splits:
+def _load(
+    config: Config, *, need_labels: bool, unlabelled: bool, masks: MaskRules | None
+) -> data.Splits:
     return data.load(
         config.dataset,
         train_file_path=config.train_file_path,
@@ -302,6 +308,7 @@ def _load(config: Config, *, need_labels: bool, masks: MaskRules | None) -> data
         cache=config.cache,
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
+        unlabelled=unlabelled,
         num_classes=config.num_classes,
         masks=masks,
     )

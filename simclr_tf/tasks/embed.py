@@ -16,7 +16,8 @@ from simclr_tf import data, plots
 from simclr_tf.config import Config
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.features import embed
+from simclr_tf.evaluation.feature_files import FORMATS, check_format, write_columns
+from simclr_tf.evaluation.features import embed_each
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, encoders
@@ -24,10 +25,9 @@ from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
 from simclr_tf.writing import write_whole
 
-FEATURES, TABLE, PICTURE = "features.npz", "neighbours.csv", "plots/neighbours.png"
+TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"
+WRITTEN = (*(f"features.{name}" for name in FORMATS), TABLE)
 SPLITS = ("train", "test", "unlabelled")
-
-
 NEIGHBOURS = 7
 MOST_QUERIES = 10_000
 SHOWN_QUERIES = 8
@@ -40,8 +40,9 @@ Sources = dict[str, data.Source]
 def run(config: Config) -> dict[str, Any]:
     """Embeds a data set and returns what results.json holds.
 
-    Writes the run folder `config.finetune_save_path`: features.npz with the arrays `path`, `label`,
-    `split`, `h` and, `with_z`, `z`; with `index` a table and a picture of nearest neighbours too.
+    Writes the run folder `config.finetune_save_path`: features.npz, or a table features.parquet,
+    with `path`, `label` (-1: none), `split`, `h` and, `with_z`, `z`; with `index` a table and a
+    picture of nearest neighbours too.
     Encoder, and what the flags leave open of data and sizes, are those of the run whose weights
     are taken.
 
@@ -53,12 +54,13 @@ def run(config: Config) -> dict[str, Any]:
             "Expected features from their beginning, got --resume. Pass --overwrite to replace "
             "those in the folder."
         )
+    check_format(config.embed_format)
     with assembly.start_run(config) as run:
         return _embed(run)
 
 
 def _embed(run: assembly.Run) -> dict[str, Any]:
-    checkpoint = encoders.pretrained_source(run.config)
+    checkpoint = encoders.required_source(run.config)
     _check_folder(run, checkpoint)
     config = run.config
     if checkpoint is not None:
@@ -77,15 +79,17 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     assembly.name_unused(config)
     # From here on a run that lay in the folder is gone: what can be refused has been.
     assembly.begin_or_resume(run, {})
-    for name in (FEATURES, TABLE):
+    for name in WRITTEN:
         (run.folder.path / name).unlink(missing_ok=True)
     print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
     pace = Pace(sum(map(len, sources.values())))
     h = _embed_all(encoder, sources, size, pace)
     z = None if head is None else project(head, h)
     _write_features(run, sources, h, z)
-    metrics: dict[str, Any] = {"files": [FEATURES]}
+    files = [_features_of(config)]
+    metrics: dict[str, Any] = {}
     if config.index:
+        files += [TABLE, PICTURE]
         metrics = _index(run, sources, h, size)
     names = sources["train"].class_names or map(str, range(sources["train"].num_classes))
     return run.finish(
@@ -99,6 +103,7 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
         checkpoint=str(checkpoint) if checkpoint else "random",
         images_per_second=pace.images_per_second,
         peak_memory_bytes=assembly.peak_memory_bytes(),
+        files=files,
         **metrics,
     )
 
@@ -108,7 +113,7 @@ def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
     folder = run.folder.path
     encoders.check_apart(folder, checkpoint)
     ours = assembly.task_of(folder) == "embed"
-    there = [name for name in (FEATURES, TABLE) if (folder / name).exists()]
+    there = [name for name in WRITTEN if (folder / name).exists()]
     if there and not ours:
         raise UserError(
             f"Expected no {' or '.join(there)} in {folder} but those of --task=embed, got files of "
@@ -135,10 +140,10 @@ def _embed_all(encoder: keras.Model, sources: Sources, size: Size, pace: Pace) -
     h = np.empty((pace.total, encoder.output_shape[-1]), np.float32)
     done = 0
     for source in sources.values():
-        for images in _batches(source, size):
-            h[done : done + len(images)] = embed(encoder, [images])
-            done += len(images)
-            pace.add(len(images))
+        for features in embed_each(encoder, _batches(source, size)):
+            h[done : done + len(features)] = features
+            done += len(features)
+            pace.add(len(features))
     check_finite(h)
     return h
 
@@ -180,22 +185,23 @@ def _labels_of(source: data.Source) -> np.ndarray:
 def _write_features(
     run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
 ) -> None:
-    arrays = {
-        "path": np.array([name for source in sources.values() for name in _names_of(source)]),
+    columns: dict[str, Any] = {
+        "path": [name for source in sources.values() for name in _names_of(source)],
         "label": np.concatenate([_labels_of(source) for source in sources.values()]),
-        "split": np.repeat(list(sources), [len(source) for source in sources.values()]),
+        "split": [name for name, source in sources.items() for _ in range(len(source))],
         "h": h,
     }
     if z is not None:
-        arrays["z"] = z
-
-    def save(path: pathlib.Path) -> None:
-        with open(path, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-
-    write_whole(run.folder.path / FEATURES, save)
+        columns["z"] = z
+    path = run.folder.path / _features_of(run.config)
+    write_whole(path, lambda partial: write_columns(partial, columns, run.config.embed_format))
     widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
-    print(f"features of {len(h)} images, {widths}, in {run.folder.path / FEATURES}", flush=True)
+    print(f"features of {len(h)} images, {widths}, in {path}", flush=True)
+
+
+def _features_of(config: Config) -> str:
+    """Returns the name of the file that features are written to."""
+    return f"features.{config.embed_format}"
 
 
 def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> dict[str, Any]:
@@ -213,7 +219,7 @@ def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> di
     )
     names = _names_of(asked)
     _write_table(run, [names[row] for row in rows], _names_of(bank), found, similarities)
-    metrics: dict[str, Any] = {"files": [FEATURES, TABLE, PICTURE], "num_queries": len(rows)}
+    metrics: dict[str, Any] = {"num_queries": len(rows)}
     right = None
     if bank.labels is not None and asked.labels is not None:
         right = bank.labels[found] == asked.labels[rows][:, np.newaxis]  # [Q, k]

@@ -74,6 +74,21 @@ def initial_weights(config: Config, own: Checkpoints) -> pathlib.Path | None:
     return own.newest_good() if config.resume else pretrained_source(config)
 
 
+def required_source(config: Config) -> pathlib.Path | None:
+    """Returns the checkpoint that `init_weights` means; None for random weights that are asked for.
+
+    Raises:
+        UserError: There is none.
+    """
+    checkpoint = pretrained_source(config)
+    if checkpoint is None and config.init_weights != "none":
+        raise UserError(
+            f"Expected a pre-training run in {config.pretrain_save_path}, got no checkpoint there. "
+            "Run --task=pretrain first, or pass --init_weights=none for a random encoder."
+        )
+    return checkpoint
+
+
 def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
     """Returns the settings with the encoder's shape as the checkpoint's run had it.
 
@@ -139,6 +154,7 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
     if "seed" not in config.given and (same or config.given.isdisjoint(DATA_SETTINGS)):
         adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
     if config.given.isdisjoint(DATA_SETTINGS):
+        _check_data(trained, checkpoint)
         adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
         print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
     if config.given.isdisjoint(SIZE_SETTINGS):
@@ -148,6 +164,25 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         if flags:
             print(f"size: that of the run, {' '.join(flags)}", flush=True)
     return config.replace(**adopted)
+
+
+def _check_data(trained: Config, checkpoint: pathlib.Path) -> None:
+    """Raises UserError where the files that a run's settings name are not to be found from here."""
+    kind, _, rest = trained.dataset.partition(":")
+    if trained.train_file_path:
+        paths = {name: getattr(trained, name) for name in ("train_file_path", "val_file_path")}
+        named = {f"--{name}={path}": path for name, path in paths.items() if path}
+    else:
+        named = {f"--dataset={trained.dataset}": rest} if kind in ("folder", "npz") else {}
+    for flag, path in named.items():
+        if not pathlib.Path(path).expanduser().exists():
+            raise UserError(
+                f"Expected the data of the pre-training run, {flag} as its settings "
+                f"({checkpoint.parent.parent / 'config.yaml'}) have it, got nothing at "
+                f"{pathlib.Path(path).expanduser().absolute()}. Paths are relative to the folder "
+                "that a command is run in: run this one where the pre-training ran, or pass the "
+                "data's flags."
+            )
 
 
 def check_apart(folder: pathlib.Path, checkpoint: pathlib.Path | None) -> None:

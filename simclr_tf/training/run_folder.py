@@ -22,7 +22,7 @@ FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
 OF_TASK = {
     "check": ("problems.csv",),
     "evaluate": ("report.html", "fine_tuning"),
-    "embed": ("features.npz", "neighbours.csv"),
+    "embed": ("features.npz", "features.parquet", "neighbours.csv"),
 }
 
 SIZE_FACTS = ("view_size", "trained_on")  # of model.json

@@ -16,6 +16,7 @@ from simclr_tf.evaluation.report.parts import (
     facts_of,
     footer,
     missing,
+    notes_of,
     picture,
     setup_of,
     spread_figure,
@@ -39,7 +40,12 @@ def comparison_of(runs: Sequence[Report]) -> Html:
         ("setup", "How they were measured", _setups(runs)),
     ]
     return markup.join(
-        element("header", element("h1", f"Comparison of {len(runs)} runs"), _facts(runs)),
+        element(
+            "header",
+            element("h1", f"Comparison of {len(runs)} runs"),
+            _facts(runs),
+            [notes_of(run.results, of=run.name) for run in runs],
+        ),
         contents((key, title) for key, title, _ in sections),
         element(
             "main",

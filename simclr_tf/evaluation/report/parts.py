@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,6 +86,13 @@ def missing(text: str) -> Html:
     return element("p", text, class_="missing")
 
 
+def notes_of(results: Mapping[str, Any], *, of: str = "") -> list[Html]:
+    """Writes what has to be known before the numbers are read, headed by whose it is if asked."""
+    heading = [element("strong", of), ". "] if of else []
+    notes = list_of(results.get("notes"))
+    return [element("p", heading, str(note), class_="note") for note in notes]
+
+
 def facts_of(results: Mapping[str, Any]) -> list[tuple[str, Child]]:
     """Returns (name, value) of what was evaluated, on what, and when."""
     config = mapping_of(results.get("config"))
@@ -97,18 +104,23 @@ def facts_of(results: Mapping[str, Any]) -> list[tuple[str, Child]]:
         for key, text in (("num_train", "to train on"), ("num_test", "to test on"))
         if number_of(results.get(key)) >= 0
     ]
-    names = list_of(results.get("class_names"))
-    shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
     seconds = number_of(results.get("seconds"))
     return [
         ("Date", recorded(results.get("date"))),
         ("Data", recorded(data)),
         ("Images", ", ".join(counts) or recorded(None)),
-        ("Classes", f"{len(names)}: {shown}" if names else recorded(None)),
+        ("Classes", _classes(list_of(results.get("class_names")), results.get("labelled"))),
         ("Encoder", recorded(results.get("checkpoint") or config.get("pretrain_save_path"))),
         ("Device", recorded(results.get("device"))),
         ("Took", f"{seconds / 60:.1f} minutes" if seconds >= 0 else recorded(None)),
     ]
+
+
+def _classes(names: Sequence[Any], labelled: object) -> Child:
+    if labelled is False:
+        return "none: images without labels"
+    shown = ", ".join(map(str, names[:10])) + (", ..." if len(names) > 10 else "")
+    return f"{len(names)}: {shown}" if names else recorded(None)
 
 
 def recorded(value: object) -> Child:

@@ -40,6 +40,7 @@ from simclr_tf.evaluation.report.parts import (
     footer,
     kind_of,
     missing,
+    notes_of,
     percent,
     percent_with_bar,
     picture,
@@ -53,6 +54,9 @@ from simclr_tf.plots import MAX_CELLS_WRITTEN
 MAX_CONFUSIONS = 10  # pairs of classes listed as confused most often
 SPLIT_KEYS = ("chosen_on", "split", "on")  # of a protocol's settings: what chose them
 EXPECTED = ("fractions", "tsne", "confusion_matrix", "neighbours", "loss", "accuracy")
+# What images without labels cannot have: sections and pictures.
+SECTIONS_OF_LABELS = ("accuracy", "labels", "errors")
+PICTURES_OF_LABELS = {"fractions", "confusion_matrix"}
 
 
 def build_report(runs: Sequence[Report]) -> str:
@@ -106,7 +110,7 @@ def read_report(folder: str | Path) -> Report:
 
 
 def _body(run: Report) -> Html:
-    sections: tuple[tuple[str, str, Callable[[Report], Child]], ...] = (
+    sections: Sequence[tuple[str, str, Callable[[Report], Child]]] = (
         ("accuracy", "Accuracy", _accuracy),
         ("labels", "Fine-tuned against supervised", _fractions),
         ("health", "Health of the representation", _health),
@@ -115,12 +119,15 @@ def _body(run: Report) -> Html:
         ("pictures", "Pictures", _pictures),
         ("setup", "How it was measured", setup_of),
     )
+    if not _is_labelled(run):
+        sections = [section for section in sections if section[0] not in SECTIONS_OF_LABELS]
     return markup.join(
         element(
             "header",
             element("h1", f"Evaluation of {run.name}"),
             _tiles(run.results),
             markup.facts(facts_of(run.results)),
+            notes_of(run.results),
         ),
         contents((key, title) for key, title, _ in sections),
         element(
@@ -132,6 +139,11 @@ def _body(run: Report) -> Html:
         ),
         footer(),
     )
+
+
+def _is_labelled(run: Report) -> bool:
+    """Tells whether there may be labels: results that do not say so are taken to have some."""
+    return run.results.get("labelled") is not False
 
 
 def _tiles(results: Mapping[str, Any]) -> Html | None:
@@ -268,6 +280,8 @@ def _projection(run: Report) -> Child:
     on_h = protocols_of(run.results)
     on_z = projections_of(run.results)
     maps = pictures_of(run, "tsne")
+    if not _is_labelled(run):
+        return maps
     if not any(measure.known for measure in on_z.values()):
         return [missing("Accuracy on the projections z: not measured."), maps]
     rows: list[list[Child]] = []
@@ -358,6 +372,8 @@ def _pictures(run: Report) -> Child:
     others = [name for name, kind in kinds.items() if kind is None or kind.start not in placed]
     figures = [picture(run, name) for name in others]
     drawn = {kind.start for kind in kinds.values() if kind}
+    if not _is_labelled(run):
+        drawn |= PICTURES_OF_LABELS
     absent = [kind.title for kind in KINDS if kind.start in EXPECTED and kind.start not in drawn]
     return [
         element("div", figures, class_="beside"),

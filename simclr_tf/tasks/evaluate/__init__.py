@@ -1,0 +1,154 @@
+"""Evaluation: how good the features of a pre-trained encoder are, by the protocols of the papers.
+
+The features of all images are computed once; every probe works on these. Whatever is chosen (k, a
+penalty, a learning rate) is chosen on a tenth of the training images, never on the test images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import shlex
+import time
+from typing import Any
+
+from simclr_tf import data
+from simclr_tf.config import Config
+from simclr_tf.errors import UserError
+from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks.evaluate import drawing
+from simclr_tf.tasks.evaluate.asked import PROTOCOLS, Asked, read_asked
+from simclr_tf.tasks.evaluate.baselines import measure_baselines
+from simclr_tf.tasks.evaluate.fine_tuning import fine_tune
+from simclr_tf.tasks.evaluate.health import measure_health
+from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
+from simclr_tf.tasks.evaluate.probes import probe_h, probe_simply
+from simclr_tf.tasks.evaluate.reporting import REPORT, check_report, compare, write_report
+from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject, compute_h, compute_z
+
+__all__ = ["PROTOCOLS", "run"]
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Evaluates a pre-training run, or compares evaluations, and returns what results.json holds.
+
+    Writes the run folder `config.finetune_save_path`: results.json, pictures and report.html. Of
+    images without labels it measures what needs none.
+
+    Raises:
+        UserError: There is no such run, no labels for what needs some, or the folder is not free.
+    """
+    if config.resume:
+        raise UserError(
+            "Expected an evaluation from its beginning, got --resume. Pass --overwrite to replace "
+            "the one in the folder."
+        )
+    if config.compare:
+        return compare(config)
+    asked = read_asked(config)
+    with assembly.start_run(config) as run:
+        return _evaluate(run, asked)
+
+
+def _evaluate(run: assembly.Run, asked: Asked) -> dict[str, Any]:
+    subject, notes = _prepare(run, asked)
+    assembly.begin_or_resume(subject.run, {})
+
+    began = time.time()
+    h, rate = compute_h(subject)
+    z = compute_z(subject, h)
+    labels = subject.labels()
+    if labels is None:
+        asked = asked.without_labels()
+    measured: dict[str, Any] = {}
+    if "health" in asked.protocols:
+        measured["health"] = measure_health(subject, h.test)
+    if labels is not None:
+        measured |= _measure(subject, h, z, labels, asked)
+    drawing.draw_maps(subject, h, z, labels)
+    drawing.draw_nearest(subject, h, labels)
+    drawing.copy_curves(subject)
+    facts = _facts(subject, labels, notes, began)
+    results = subject.run.finish(**measured, **facts, images_per_second=rate)
+    write_report(run.folder.path, [run.folder.path])
+    return results
+
+
+def _prepare(run: assembly.Run, asked: Asked) -> tuple[Subject, list[str]]:
+    """Loads what is evaluated; returns it and what has to be said of it."""
+    config = run.config
+    checkpoint = encoders.required_source(config)
+    encoders.check_apart(run.folder.path, checkpoint)
+    check_report(run)
+    trained = encoders.settings_of(checkpoint)
+    if checkpoint is not None:
+        config = adopt_held_back(encoders.adopt_run(config, checkpoint), trained)
+    splits = assembly.load_splits(config, need_labels=asked.needs_labels, unlabelled=False)
+    train, test = assembly.train_and_test(config, splits)
+    notes = [note_on_test(config, trained, test), _note_on_labels(config, train, test)]
+    said = [note for note in notes if note]
+    for note in said:
+        print(f"note: {note}", flush=True)
+    size = assembly.view_size(config, train)
+    config = encoders.with_stem(config, size)
+    assembly.describe_data(train, test)
+    encoder = encoders.prepare_encoder(config.replace(freeze=True), checkpoint)
+    run = dataclasses.replace(run, config=config)
+    return Subject(run, train, test, size, encoder, checkpoint, trained), said
+
+
+def _note_on_labels(config: Config, train: data.Source, test: data.Source) -> str | None:
+    """Returns a sentence on images without labels; None for those with labels.
+
+    Raises:
+        UserError: Either the training or the test images have labels, or one is out of range.
+    """
+    if train.labels is None and test.labels is None:
+        return "Not every image has a label: measured is what needs none."
+    for source in (train, test):
+        data.check_labels(source, config.num_classes)
+    return None
+
+
+def _measure(
+    subject: Subject, h: Features, z: Features | None, labels: Labels, asked: Asked
+) -> dict[str, Any]:
+    """Measures what needs labels, and draws it, for results.json."""
+    protocols = probe_h(subject, h, labels, asked.protocols)
+    drawing.draw_confusions(subject, labels.names, protocols)
+    measured: dict[str, Any] = {name: entry["mean"] for name, entry in protocols.items()}
+    if "baselines" in asked.protocols:
+        measured |= measure_baselines(subject, labels, h.train.shape[1])
+    if z is not None:  # the paper's claim: h tells the classes apart better than z = g(h) does
+        on_z = probe_simply(subject, z, labels, asked.protocols, "_z")
+        measured |= {"z": on_z} if on_z else {}
+    for name, by_share in fine_tune(subject, asked.protocols, asked.fractions).items():
+        measured[name] = {share: entry["mean"] for share, entry in by_share.items()}
+        protocols |= {f"{name}_{share}": entry for share, entry in by_share.items()}
+    return measured | {"protocols": protocols}
+
+
+def _facts(
+    subject: Subject, labels: Labels | None, notes: list[str], began: float
+) -> dict[str, Any]:
+    """Returns what was evaluated and how, for results.json."""
+    config, trained = subject.config, subject.trained
+    # Not those that a run which was interrupted, or the user, has left there.
+    plots = subject.run.folder.plots.glob("*.png")
+    drawn = [path.name for path in plots if path.stat().st_mtime >= began - 1.0]
+    return {
+        "labelled": labels is not None,
+        "class_names": [] if labels is None else list(labels.names),
+        "notes": notes,
+        "num_train": len(subject.train),
+        "num_test": len(subject.test),
+        "data": [subject.train.name, subject.test.name],
+        "view_size": list(subject.size),
+        "checkpoint": str(subject.checkpoint) if subject.checkpoint else "random",
+        "pictures": sorted(drawn),
+        "pretrain_config": trained.to_dict() if trained else None,
+        "report": REPORT,
+        "command": shlex.join(["python", "main.py", *config.words]) if config.words else None,
+        "date": datetime.date.today().isoformat(),
+        "peak_memory_bytes": assembly.peak_memory_bytes(),
+    }

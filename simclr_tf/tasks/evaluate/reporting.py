@@ -1,0 +1,63 @@
+"""The report of an evaluation, and of several side by side."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from simclr_tf.config import Config
+from simclr_tf.errors import UserError
+from simclr_tf.evaluation.report import build_report, read_report
+from simclr_tf.tasks import assembly
+from simclr_tf.writing import write_whole
+
+REPORT = "report.html"
+
+
+def check_report(run: assembly.Run) -> None:
+    """Raises UserError where a report lies that no evaluation wrote."""
+    if (run.folder.path / REPORT).exists() and run.folder.task() != "evaluate":
+        raise UserError(
+            f"Expected no {REPORT} in {run.folder.path} but that of --task=evaluate, got a file of "
+            "other origin. Move it, or pass another --finetune_save_path."
+        )
+
+
+def write_report(folder: pathlib.Path, evaluated: Sequence[pathlib.Path]) -> None:
+    """Writes the report of finished evaluations into a folder."""
+    html = build_report([read_report(path) for path in evaluated])
+    write_whole(folder / REPORT, lambda path: path.write_text(html, encoding="utf-8"))
+    print(f"report in {folder / REPORT}", flush=True)
+
+
+def compare(config: Config) -> dict[str, Any]:
+    """Puts evaluations side by side in one report; returns what results.json holds."""
+    folders = [pathlib.Path(word.strip()) for word in config.compare.split(",") if word.strip()]
+    if len(folders) < 2:
+        raise UserError(
+            f"Expected at least two evaluated runs for --compare, got {config.compare!r}. Pass "
+            "their folders with commas between."
+        )
+    for folder in folders:
+        assembly.task_of(folder)  # refuses a folder of a version that is not read
+        read_report(folder)  # before anything is written
+    with assembly.start_run(config) as run:
+        return _put_together(run, folders)
+
+
+def _put_together(run: assembly.Run, folders: Sequence[pathlib.Path]) -> dict[str, Any]:
+    if run.folder.path.resolve() in [folder.resolve() for folder in folders]:
+        raise UserError(
+            f"Expected another folder to write to than those compared, got {run.folder.path}. Pass "
+            "another --finetune_save_path."
+        )
+    check_report(run)
+    assembly.begin_or_resume(run, {})
+    results = run.finish(
+        compared=[str(folder) for folder in folders],
+        report=REPORT,
+        images_per_second=None,
+    )
+    write_report(run.folder.path, folders)
+    return results
