@@ -2,10 +2,11 @@
 
     python benchmarks/memory.py --steps=2000 --json=memory.json --plot=memory.png
 
-Trains a tiny encoder on drawn shapes through the task's own path (`main.main`), with a kNN look, a
-validation, a checkpoint and a line of the journal every 50 steps, and takes the resident memory,
-the open file handles and the threads of the process every 25. `megabytes_per_1000_steps` is the
-slope of a line fitted to the memory after the first quarter, in which pools and caches fill.
+Trains a tiny encoder on drawn shapes through the task's own path (`main.main`), with a validation,
+a look at the features, a checkpoint and a line of the journal every 50 steps, and takes the memory
+of its own, the open file handles and the threads of the process every 25.
+`megabytes_per_1000_steps` is the slope of a line fitted to the memory after the first quarter, in
+which pools and caches fill. Linux only.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Gauge(Progress):
 
 def holdings() -> dict[str, float]:
     """Returns what this process holds; the files of /proc are Linux'."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    pages = resident - shared  # those of libraries come and go as the system likes
     return {
         "megabytes": round(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, 3),
         "files": len(os.listdir("/proc/self/fd")),
@@ -62,8 +64,7 @@ def holdings() -> dict[str, float]:
 
 def command(task: str, folder: Path, steps: int) -> list[str]:
     """Writes images, labels and masks into a folder and returns the words of a run on them."""
-    count = EPOCH * BATCH_SIZE
-    count = count if task == "pretrain" else round(count / 0.9)  # a tenth chooses the best weights
+    count = round(EPOCH * BATCH_SIZE / 0.9)  # a tenth is for validation
     images, labels, masks = make_shapes(count + TESTS, size=(SIDE, SIDE), seed=0)
     names = {"pretrain": ("y_train", "y_test"), "segmentation": ("masks_train", "masks_test")}
     known = labels if task == "pretrain" else masks
@@ -81,6 +82,7 @@ def command(task: str, folder: Path, steps: int) -> list[str]:
         f"--max_steps={steps}",
         "--width_multiplier=0.0625",
         "--eval_every_epochs=1",
+        "--val_fraction=0.1",
         "--init_weights=none",
         *(["--zdim=8"] if task == "pretrain" else []),
     ]
@@ -100,7 +102,7 @@ def draw(seen: list[dict[str, float]], path: Path, title: str) -> None:
     memory, counts = figure.subplots(2, 1, sharex=True)
     steps = [row["step"] for row in seen]
     memory.plot(steps, [row["megabytes"] for row in seen])
-    memory.set(ylabel="resident memory, MB", title=title)
+    memory.set(ylabel="own resident memory, MB", title=title)
     for name in ("files", "threads"):
         counts.plot(steps, [row[name] for row in seen], label=name)
     counts.set(xlabel="step", ylabel="open")

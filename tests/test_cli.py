@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -155,9 +155,11 @@ def test_help_shows_defaults_choices_ranges_and_presets(monkeypatch):
 
 @pytest.mark.parametrize("script", ["main.py", "config.py"])
 def test_the_faces_answer_at_once(script):
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = python(script, "--help")
-    assert time.perf_counter() - start < 1.0
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, not of the clock, which other work moves too.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0
     assert (result.returncode, result.stderr) == (0, "")
     assert "--learning_rate" in result.stdout
 
