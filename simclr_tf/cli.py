@@ -28,7 +28,11 @@ from simclr_tf.errors import UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
-SAVE_PATHS = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
+SAVE_PATHS = {
+    "pretrain": "pretrain_save_path",
+    "predict": "predict_save_path",
+    "export": "export_path",
+}
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.
 _CHATTER = re.compile(
@@ -146,11 +150,6 @@ def _run(config: Config) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     from simclr_tf.tasks import TASKS as modules
 
-    if config.task not in modules:
-        raise UserError(
-            f"Expected one of {', '.join(modules)} for --task, got {config.task}: "
-            "this version does not have it yet. Choose another."
-        )
     try:
         with _quiet_start():
             task = importlib.import_module(modules[config.task])

@@ -91,12 +91,12 @@ def run(config: Config) -> dict[str, Any]:
     """
     started = time.monotonic()
     _check_flags(config)
-    trained = _read_run(config)
+    trained = read_run(config)
     folder = OutputFolder(_output_path(config, trained))
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
     source = _load_source(config)
-    model = _build_model(trained)
+    model = build_model(trained)
     print(
         f"predicts the {len(source)} images of {source.name} with {trained.checkpoint} "
         f"({trained.config.task}, {len(trained.class_names)} classes)",
@@ -143,7 +143,7 @@ def _name_unused(config: Config, trained: Trained) -> None:
         print(f"not used here: {', '.join(given)}", flush=True)
 
 
-def _read_run(config: Config) -> Trained:
+def read_run(config: Config) -> Trained:
     """Reads the run that is named, up to its weights.
 
     Raises:
@@ -162,7 +162,7 @@ def _read_run(config: Config) -> Trained:
     arrays = read_arrays(checkpoint)
     settings = Config.resolve(config=str(path / "config.yaml"))
     count = _count_classes(arrays, HEADS[settings.task], checkpoint)
-    facts = _read_facts(path / "model.json")
+    facts = read_facts(path / "model.json")
     names = tuple(facts.get("class_names", map(str, range(count))))
     if len(names) != count:
         raise UserError(
@@ -198,7 +198,7 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
     )
 
 
-def _read_facts(file: pathlib.Path) -> dict[str, Any]:
+def read_facts(file: pathlib.Path) -> dict[str, Any]:
     """Reads `model.json`; a run from before it was written has none."""
     if not file.exists():
         return {}
@@ -236,7 +236,7 @@ def _load_source(config: Config) -> data.Source:
     return splits.train if splits.test is None else splits.test
 
 
-def _build_model(trained: Trained) -> keras.Model:
+def build_model(trained: Trained) -> keras.Model:
     """Builds the run's network with its weights: images -> logits."""
     config, count = trained.config, len(trained.class_names)
     encoder = encoders.build_encoder(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.checkpoints import (
+    Checkpoints,
     Variables,
     named_variables,
     numbered_variables,
@@ -55,6 +57,9 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if config.val_fraction:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
+    checkpoint = _first_weights(config)
+    if checkpoint is not None:
+        config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     services.check(train)
@@ -70,7 +75,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
         augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
     loss = NTXent(config.temperature, similarity=config.similarity)
     with scope_of(run.strategy):
-        model = _build_model(config, augment)
+        model = _build_model(config, augment, checkpoint)
         optimizer = assembly.build_optimizer(config, plan, model.trainable_variables)
         model.compile(
             optimizer,
@@ -88,6 +93,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
         plan=plan,
         first_row=lambda: _look_before_training(monitor, model.encoder),
     )
+    run.folder.write_model(view_size=size)
     of_train = functools.partial(make_views, train, batch_size=config.batch_size)
 
     def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
@@ -164,18 +170,26 @@ def _validation(
     return {"validation_data": batches, "validation_steps": last, "validation_freq": every}
 
 
-def _build_model(config: Config, augment: Callable[..., Any] | None) -> SimCLR:
+def _first_weights(config: Config) -> pathlib.Path | None:
+    """Returns what the encoder begins with: a resumed run's own weights, those named, or None."""
+    # "auto" is for the tasks that follow: it would mean this very run's weights.
+    if config.init_weights == "auto":
+        return None
+    own = Checkpoints(pathlib.Path(config.save_path) / "checkpoints").newest()
+    return own if config.resume and own else encoders.pretrained_source(config)
+
+
+def _build_model(
+    config: Config, augment: Callable[..., Any] | None, checkpoint: pathlib.Path | None = None
+) -> SimCLR:
     head = ProjectionHead(
         config.zdim,
         layers=config.projection_layers,
         hidden=config.projection_hidden,
     )
     encoder = encoders.build_encoder(config)
-    # "auto" is for the tasks that follow: it would mean this very run's weights.
-    if config.init_weights != "auto" and not config.resume:
-        checkpoint = encoders.pretrained_source(config)
-        if checkpoint is not None:
-            encoders.load_encoder_weights(encoder, checkpoint)
+    if checkpoint is not None:
+        encoders.load_encoder_weights(encoder, checkpoint)
     return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
 
 

@@ -1,0 +1,49 @@
+"""Our networks rebuilt from Keras' own layers, so that plain Keras can load what is saved."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from simclr_tf.models.convolution import Conv2D
+from simclr_tf.models.layers import EPSILON, MOMENTUM, BatchNormalization, NormalizeInput
+from simclr_tf.models.unet import CutToSize
+
+
+def plain_copy(model: keras.Model) -> keras.Model:
+    """Copies a model of `resnet` or `unet`, weights and all, into layers of Keras alone.
+
+    The copy computes the same. A U-Net's loses the layers that cut maps to odd sizes: it takes
+    images whose sides are multiples of `side_factor`.
+    """
+    copy = keras.models.clone_model(model, clone_function=_plain_layer, call_function=_call)
+    for layer in model.layers:
+        if layer.weights and not isinstance(layer, NormalizeInput):
+            copy.get_layer(layer.name).set_weights(layer.get_weights())
+    return copy
+
+
+def side_factor(model: keras.Model) -> int:
+    """Returns what the sides of images must be multiples of for the plain copy of a model."""
+    cuts = [layer for layer in model.layers if isinstance(layer, CutToSize)]
+    return 2 ** len(cuts)
+
+
+def _plain_layer(layer: keras.layers.Layer) -> keras.layers.Layer:
+    config: dict[str, Any] = {"name": layer.name, "dtype": "float32"}
+    if isinstance(layer, BatchNormalization):
+        return keras.layers.BatchNormalization(momentum=MOMENTUM, epsilon=EPSILON, **config)
+    if isinstance(layer, NormalizeInput):
+        mean, std = (np.asarray(variable, np.float64) for variable in layer.weights)
+        return keras.layers.Normalization(
+            mean=mean.tolist(), variance=np.square(std).tolist(), **config
+        )
+    if isinstance(layer, Conv2D):
+        return keras.layers.Conv2D.from_config({**layer.get_config(), "dtype": "float32"})
+    return layer.__class__.from_config(layer.get_config())
+
+
+def _call(layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
+    return args[0][0] if isinstance(layer, CutToSize) else layer(*args, **kwargs)
