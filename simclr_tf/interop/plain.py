@@ -25,6 +25,25 @@ def plain_copy(model: keras.Model) -> keras.Model:
     return copy
 
 
+def folded_head(head: keras.Sequential) -> keras.Sequential:
+    """Copies a model of `classifier_head`; its layer "normalize" goes into the first dense layer.
+
+    That layer computes with constants which some formats take for inputs.
+    """
+    dense = [layer for layer in head.layers if isinstance(layer, keras.layers.Dense)]
+    weights = [np.asarray(weight, np.float64) for layer in dense for weight in layer.get_weights()]
+    first = head.layers[0]
+    if isinstance(first, keras.layers.Normalization):
+        mean, variance = (np.asarray(x, np.float64).ravel() for x in (first.mean, first.variance))
+        scale = 1.0 / np.maximum(np.sqrt(variance), keras.backend.epsilon())
+        weights[1] = weights[1] - (mean * scale) @ weights[0]
+        weights[0] = weights[0] * scale[:, np.newaxis]
+    copies = [keras.layers.Dense.from_config(layer.get_config()) for layer in dense]
+    copy = keras.Sequential([keras.Input(head.input_shape[1:]), *copies], name=head.name)
+    copy.set_weights(weights)
+    return copy
+
+
 def side_factor(model: keras.Model) -> int:
     """Returns what the sides of images must be multiples of for the plain copy of a model."""
     cuts = [layer for layer in model.layers if isinstance(layer, CutToSize)]

@@ -34,7 +34,7 @@ class Exported:
 
     Attributes:
         body: Images float [N, H, W, 3] in [0, 1] -> features; or logits, of a U-Net.
-        head: Features -> logits, or None.
+        head: Features -> logits, of dense layers alone (see `folded_head`), or None.
         size: (h, w) that images are brought to, or None where none is known.
     """
 
@@ -104,8 +104,8 @@ def save(exported: Exported, format: str, folder: pathlib.Path, metadata: dict[s
 def torch_arrays(exported: Exported) -> dict[str, np.ndarray]:
     """Returns encoder and head under torchvision's names.
 
-    A linear head is `fc`, with the features' normalisation folded in; one with a hidden layer is
-    `fc.0` and `fc.2`, as of `nn.Sequential(Linear, ReLU, Linear)`.
+    A linear head is `fc`; one with a hidden layer is `fc.0` and `fc.2`, as of
+    `nn.Sequential(Linear, ReLU, Linear)`.
 
     Raises:
         UserError: A part has no name there.
@@ -139,22 +139,13 @@ def _strides_early(encoder: keras.Model) -> bool:
 
 
 def _torch_head(head: keras.Sequential | None) -> dict[str, np.ndarray]:
-    layers = [] if head is None else head.layers
-    dense = [layer for layer in layers if isinstance(layer, keras.layers.Dense)]
+    dense = [] if head is None else head.layers
     arrays: dict[str, np.ndarray] = {}
     for index, layer in enumerate(dense):
-        kernel, bias = (np.asarray(weight, np.float64) for weight in layer.get_weights())
-        first = layers[0]
-        if index == 0 and isinstance(first, keras.layers.Normalization):
-            mean, variance = (
-                np.asarray(w, np.float64).ravel() for w in (first.mean, first.variance)
-            )
-            scale = 1.0 / np.maximum(np.sqrt(variance), keras.backend.epsilon())
-            bias = bias - (mean * scale) @ kernel
-            kernel = kernel * scale[:, np.newaxis]
         name = "fc" if len(dense) == 1 else f"fc.{2 * index}"
-        arrays[f"{name}.weight"] = np.ascontiguousarray(kernel.T.astype(np.float32))
-        arrays[f"{name}.bias"] = bias.astype(np.float32)
+        kernel, bias = layer.get_weights()
+        arrays[f"{name}.weight"] = np.ascontiguousarray(kernel.T)
+        arrays[f"{name}.bias"] = bias
     return arrays
 
 

@@ -15,6 +15,7 @@ import simclr_tf
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.interop import card
+from simclr_tf.interop.plain import folded_head
 from simclr_tf.interop.saving import NAMES, Exported, save
 from simclr_tf.tasks import encoders, predict
 from simclr_tf.training.execution import choose_execution
@@ -140,7 +141,7 @@ def _load_model(config: Config) -> tuple[Exported, Origin]:
     if trained.config.task == "segmentation":
         return Exported(model, size=size), origin
     encoder, head = model.layers
-    return Exported(encoder, head, size=size), origin
+    return Exported(encoder, folded_head(head), size=size), origin
 
 
 def _size(
