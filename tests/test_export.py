@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -31,6 +32,7 @@ def write_run(folder, task, *, width=0.0625, **settings):
     """Writes a run as its task leaves it, weights drawn; returns images [0, 1] -> its output."""
     settings = {"stem": "small", "width_multiplier": width, "normalize_input": SIX, **settings}
     settings |= {"dataset": "folder:/private/place", "precision": "mixed_bfloat16"}
+    keras.utils.set_random_seed(5)
     config = Config.resolve(task=task, freeze=task == "classification", **settings)
     encoder = encoders.build_encoder(config)
     weights = named_variables("encoder", encoder.variables)
@@ -115,7 +117,7 @@ assert "simclr_tf" not in sys.modules
 @pytest.mark.slow
 def test_plain_keras_and_tensorflow_load_it_and_compute_the_same(runs, tmp_path):
     """In a process that cannot import this library."""
-    odd = {task: images_of((48, 40) if task == "segmentation" else (45, 31), 2) for task in runs}
+    odd = {task: images_of((48, 40) if task == "segmentation" else (60, 64), 2) for task in runs}
     words = []
     for task, (folder, _) in runs.items():
         place = tmp_path / task
@@ -135,7 +137,7 @@ def test_plain_keras_and_tensorflow_load_it_and_compute_the_same(runs, tmp_path)
             got = np.load(tmp_path / task / f"{format}_odd.npy")
             if task == "segmentation":
                 check_close(got, forward(scaled(odd[task])))
-            else:  # brought to the run's size inside, as the library brings files to it
+            else:  # brought to the run's size inside, as the library brings files, but not rounded
                 filled = np.stack([resize_to_fill(image, SIZE) for image in odd[task]])
                 expected = forward(scaled(filled))
                 np.testing.assert_allclose(got, expected, atol=0.05 * np.ptp(expected))
