@@ -9,8 +9,6 @@ import shutil
 import tempfile
 from typing import Any
 
-import keras
-
 import simclr_tf
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
@@ -242,8 +240,8 @@ def _takes(config: Config, exported: Exported) -> str:
     if exported.resizes(config.format) and exported.size:
         height, width = exported.size
         return (
-            f"{text} Other sizes than {height}x{width} are cut to that aspect about their "
-            "centre and resized inside, antialiased."
+            f"{text} Other sizes than {height}x{width} are cut (whole pixels) to that aspect about "
+            "their centre and resized inside, antialiased."
         )
     multiple = exported.multiple(config.format)
     if multiple > 1:
@@ -283,13 +281,7 @@ def _notes(config: Config, exported: Exported, origin: Origin) -> list[str]:
 
 
 def _torch_code(exported: Exported, trained: Config, name: str) -> str:
-    widths = (
-        []
-        if exported.head is None
-        else [
-            layer.units for layer in exported.head.layers if isinstance(layer, keras.layers.Dense)
-        ]
-    )
+    widths = [] if exported.head is None else [layer.units for layer in exported.head.layers]
     features = exported.body.output_shape[-1]
     return card.torch_code(
         name,
