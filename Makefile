@@ -5,11 +5,12 @@ BIN := .venv/bin
 STAMP := .venv/installed
 ADDONS := .venv-addons
 ADDONS_STAMP := $(ADDONS)/installed
+INTEROP := .venv-interop
 ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
-.PHONY: help setup addons demo docs test test-fast lint format types clean
+.PHONY: help setup addons interop demo docs test test-fast lint format types clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -44,6 +45,11 @@ $(ADDONS_STAMP): requirements-addons.txt
 		rm -rf $(ADDONS); \
 		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
 	fi
+
+interop: $(STAMP) ## Compare weights in and out with torchvision and timm, in .venv-interop
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet -r requirements-interop.txt
+	$(BIN)/python -m pytest tests/test_interop.py tests/test_export.py
 
 demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 7 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
@@ -82,4 +88,4 @@ format: $(STAMP) ## Bring the code into form
 	$(BIN)/ruff format .
 
 clean: ## Remove the environments and what tests and tools leave behind
-	rm -rf .venv $(ADDONS) .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info
+	rm -rf .venv $(ADDONS) $(INTEROP) .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

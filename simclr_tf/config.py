@@ -29,11 +29,12 @@ TASKS = (
     "export",
     "check",
 )
-WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate")  # cannot be resumed
+WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate", "export")  # cannot be resumed
 DATASETS = ("shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH", "npz:FILE")
 OPTIMIZERS = ("lars", "sgd", "nesterov", "adam", "adamw", "nadam", "lamb")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SWITCHES = ("auto", "true", "false")
+FORMATS = ("keras", "saved_model", "safetensors", "onnx", "tflite")
 
 # The fields' own defaults are those of pre-training; here stands what each task changes.
 _SUPERVISED: dict[str, Any] = {
@@ -190,8 +191,22 @@ class Config:
     init_weights: str = setting(
         "model",
         "auto",
-        "First weights of the encoder: a PATH, none (random), or auto (the newest checkpoint in "
-        "pretrain_save_path, else random).",
+        "First weights of the encoder: none (random); auto (the newest checkpoint in "
+        "pretrain_save_path, else random); the PATH of a run, or of a .safetensors or .npz file "
+        "with torchvision's and timm's names; or keras:ResNet50, keras.applications' for ImageNet.",
+    )
+    normalize_input: str = setting(
+        "model",
+        "auto",
+        "What the encoder does first to pixels in [0, 1]: none; imagenet, ImageNet's mean and "
+        "deviation; or six numbers, mean and deviation of red, green and blue. auto: what the "
+        "weights were trained with, imagenet where a file of others does not say.",
+    )
+    stride_in_1x1: bool = setting(
+        "model",
+        False,
+        "Let the bottlenecks of --model=50 halve the map in their first 1x1 convolution, as Keras' "
+        "ResNet50 does; off: in the 3x3.",
     )
     freeze: bool = setting("model", False, "Train the head only, on fixed features.")
     include_nonlinearity: bool = setting(
@@ -400,6 +415,22 @@ class Config:
         0.25,
         "Share of a window that it has in common with the next.",
         bounds="[0, 0.9]",
+    )
+
+    # -- export --
+    format: str = setting("export", "keras", "What --task=export writes.", choices=FORMATS)
+    export_of: str = setting(
+        "export",
+        "encoder",
+        "What is exported: the encoder of init_weights (images to features), or the model, with "
+        "its head, of the classification or segmentation in finetune_save_path (images to logits).",
+        choices=("encoder", "model"),
+    )
+    export_path: str = setting(
+        "export", "", "Folder of the export; without it, `export/FORMAT` in the run's folder."
+    )
+    export_license: str = setting(
+        "export", "", "Licence of the weights, such as cc-by-4.0, for the model card."
     )
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)

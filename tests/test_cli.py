@@ -77,7 +77,6 @@ def test_the_words_of_the_process_are_the_default(task, monkeypatch):
         ["--config=/no/such/file.yaml"],
         ["--no-freeze=True"],
         ["pretrain"],
-        ["--task=export"],
     ],
 )
 def test_a_wrong_command_ends_with_2_and_one_line(task, capsys, words):

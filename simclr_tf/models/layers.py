@@ -1,8 +1,11 @@
-"""Batch normalisation over TensorFlow's fused kernel, also when training."""
+"""Batch normalisation over TensorFlow's fused kernel, and the normalisation of pixels."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from simclr_tf.models.cross_replica import joins_replicas, normalize_over_replicas
@@ -86,3 +89,43 @@ class BatchNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict:
         return {**super().get_config(), "center": self.center, "zero_gamma": self.zero_gamma}
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class NormalizeInput(keras.layers.Layer):
+    """(x - mean) / std of each channel: float [N, H, W, 3] -> float32 of the same shape.
+
+    A layer of its own, and not a part of the convolution after it: that one pads with zeros, which
+    stand for the mean here and for black there. Mean and deviation are weights that no training
+    changes, so that a checkpoint holds them.
+
+    Args:
+        mean: Of each channel, for pixels in [0, 1].
+        std: Of each channel, above 0.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], **kwargs) -> None:
+        # float32 under every policy: a bfloat16 mean would be off by half a level.
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.first_mean, self.first_std = tuple(mean), tuple(std)
+
+    def build(self, input_shape: tuple) -> None:
+        def weight(name: str, values: tuple[float, ...]) -> keras.Variable:
+            return self.add_weight(
+                name=name,
+                shape=(len(values),),
+                initializer=lambda shape, dtype: np.array(values, dtype),
+                trainable=False,
+            )
+
+        self.mean = weight("mean", self.first_mean)
+        self.std = weight("std", self.first_std)
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        return (inputs - self.mean) / self.std
+
+    def compute_output_shape(self, input_shape: tuple) -> tuple:
+        return input_shape
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "mean": self.first_mean, "std": self.first_std}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from simclr_tf.models.convolution import Conv2D
-from simclr_tf.models.layers import BatchNormalization
+from simclr_tf.models.layers import BatchNormalization, NormalizeInput
 
 # Residual blocks of the four stages, and whether they are bottlenecks (1x1, 3x3, 1x1).
 DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
@@ -13,6 +15,7 @@ DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {
     34: ((3, 4, 6, 3), False),
     50: ((3, 4, 6, 3), True),
 }
+ENCODER_WIDTH = 64  # channels of the stem of an encoder of full width
 EXPANSION = 4  # channels of a bottleneck's output over those of its 3x3 convolution
 STEMS = ("small", "imagenet")
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -25,7 +28,13 @@ def choose_stem(size: tuple[int, int]) -> str:
 
 
 def resnet(
-    depth: int, *, stem: str, width_multiplier: float = 1.0, depthwise: bool = False
+    depth: int,
+    *,
+    stem: str,
+    width_multiplier: float = 1.0,
+    depthwise: bool = False,
+    stride_in_1x1: bool = False,
+    mean_std: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> keras.Model:
     """Builds an encoder: images float [N, H, W, 3] in [0, 1] -> features h [N, F].
 
@@ -39,6 +48,9 @@ def resnet(
         width_multiplier: Factor on all channel counts; F = 512 x it (2,048 x it for depth 50).
         depthwise: Replace each 3x3 convolution of the blocks by a depth-wise one (followed by 1x1
             in basic blocks, which would not mix channels otherwise).
+        stride_in_1x1: Let bottlenecks halve the map in their first 1x1 convolution, as the paper
+            and Keras' ResNet50 do, and not in the 3x3.
+        mean_std: Mean and standard deviation of the channels; pixels are normalised by them first.
 
     Raises:
         ValueError: A depth or stem that does not exist.
@@ -48,17 +60,21 @@ def resnet(
     if stem not in STEMS:
         raise ValueError(f"Expected stem in {STEMS}, got {stem!r}.")
     blocks, bottleneck = DEPTHS[depth]
-    block = _bottleneck_block if bottleneck else _basic_block
-    width = max(int(64 * width_multiplier), 1)
+    width = max(int(ENCODER_WIDTH * width_multiplier), 1)
 
     images = keras.Input((None, None, 3), name="images")
-    x = _stem(images, width, stem)
+    x = images if mean_std is None else NormalizeInput(*mean_std, name="normalize_input")(images)
+    x = _stem(x, width, stem)
     for stage, count in enumerate(blocks, start=1):
         for index in range(count):
             stride = 2 if stage > 1 and index == 0 else 1
             last = index == count - 1
             name = f"stage{stage}_block{index + 1}"
-            x = block(x, width * 2 ** (stage - 1), stride, depthwise, name)
+            channels = width * 2 ** (stage - 1)
+            if bottleneck:
+                x = _bottleneck_block(x, channels, stride, depthwise, name, early=stride_in_1x1)
+            else:
+                x = _basic_block(x, channels, stride, depthwise, name)
             x = keras.layers.ReLU(name=f"stage{stage}" if last else f"{name}_relu")(x)
     # The features leave in float32: what is fitted on them should not see bfloat16 steps.
     h = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(x)
@@ -87,12 +103,13 @@ def _basic_block(
 
 
 def _bottleneck_block(
-    x: keras.KerasTensor, width: int, stride: int, depthwise: bool, name: str
+    x: keras.KerasTensor, width: int, stride: int, depthwise: bool, name: str, *, early: bool
 ) -> keras.KerasTensor:
     shortcut = _shortcut(x, EXPANSION * width, stride, name)
-    y = _conv_norm(x, width, 1, 1, f"{name}_conv1")
+    first, second = (stride, 1) if early else (1, stride)
+    y = _conv_norm(x, width, 1, first, f"{name}_conv1")
     y = keras.layers.ReLU(name=f"{name}_relu1")(y)
-    y = _spatial_conv_norm(y, width, stride, depthwise, f"{name}_conv2", mix=False)
+    y = _spatial_conv_norm(y, width, second, depthwise, f"{name}_conv2", mix=False)
     y = keras.layers.ReLU(name=f"{name}_relu2")(y)
     y = _conv_norm(y, EXPANSION * width, 1, 1, f"{name}_conv3", zero_gamma=True)
     return keras.layers.Add(name=f"{name}_add")([shortcut, y])

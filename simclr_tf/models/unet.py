@@ -7,12 +7,11 @@ import tensorflow as tf
 
 from simclr_tf.models.convolution import Conv2D
 from simclr_tf.models.layers import BatchNormalization
-from simclr_tf.models.resnet import STAGES
+from simclr_tf.models.resnet import ENCODER_WIDTH, STAGES
 
 WIDTH = 256  # channels of the decoder's lowest level over an encoder of full width
 LEAST_CHANNELS = 8  # of any level of the decoder
 LEAST_LAST_CHANNELS = 16  # of what the logits are computed from
-ENCODER_WIDTH = 64  # channels of the stem of an encoder of full width
 
 
 def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras.Model:

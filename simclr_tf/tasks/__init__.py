@@ -6,6 +6,7 @@ TASKS: dict[str, str] = {
     "segmentation": "simclr_tf.tasks.segmentation",
     "embed": "simclr_tf.tasks.embed",
     "predict": "simclr_tf.tasks.predict",
+    "export": "simclr_tf.tasks.export",
     "evaluate": "simclr_tf.tasks.evaluate",
     "check": "simclr_tf.tasks.check",
 }

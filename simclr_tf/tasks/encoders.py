@@ -6,9 +6,13 @@ import pathlib
 from typing import Any
 
 import keras
+import numpy as np
 
 from simclr_tf.config import SETTINGS, Config
 from simclr_tf.errors import UserError
+from simclr_tf.interop import keras_applications
+from simclr_tf.interop.files import check_suffix, read_file
+from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_torch, to_torch
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.settings import read_all, show
@@ -18,7 +22,18 @@ from simclr_tf.training.run_folder import RunFolder
 DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
 SIZE_SETTINGS = ("input_size", "crop_size")
 HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
-ENCODER_SETTINGS = ("model", "width_multiplier", "depthwise", "stem")
+ENCODER_SETTINGS = (
+    "model",
+    "width_multiplier",
+    "depthwise",
+    "stem",
+    "stride_in_1x1",
+    "normalize_input",
+)
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of pixels in [0, 1]
+OWN = "encoder/"  # what our checkpoints put before the names of an encoder's variables
+
+MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 def with_stem(config: Config, size: tuple[int, int]) -> Config:
@@ -35,7 +50,33 @@ def build_encoder(config: Config) -> keras.Model:
         stem=config.stem,
         width_multiplier=config.width_multiplier,
         depthwise=config.depthwise,
+        stride_in_1x1=config.stride_in_1x1,
+        mean_std=mean_std(config.normalize_input),
     )
+
+
+def mean_std(text: str) -> MeanStd | None:
+    """Reads the setting `normalize_input`: mean and deviation by channel, or None for neither.
+
+    Raises:
+        UserError: It is none of its words and no six numbers.
+    """
+    word = text.strip().lower()
+    if word in ("auto", "none"):
+        return None
+    if word == "imagenet":
+        return IMAGENET
+    try:
+        numbers = [float(part) for part in word.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 6 or not np.isfinite(numbers).all() or min(numbers[3:]) <= 0:
+        raise UserError(
+            "Expected none, imagenet or six numbers for --normalize_input, three means and three "
+            f"deviations above 0 of pixels in [0, 1], got {text!r}. "
+            "Pass --normalize_input='0.49 0.48 0.45 0.25 0.24 0.26', for instance."
+        )
+    return tuple(numbers[:3]), tuple(numbers[3:])
 
 
 def pretrained_source(config: Config) -> pathlib.Path | None:
@@ -49,12 +90,20 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
     if config.init_weights == "auto":
         return RunFolder(config.pretrain_save_path).checkpoints.newest_good()
     path = pathlib.Path(config.init_weights)
+    if config.init_weights.startswith("keras:"):
+        if config.init_weights != keras_applications.NAME:
+            raise UserError(
+                f"Expected {keras_applications.NAME}, the one ResNet of keras.applications with a "
+                f"depth and blocks that --model has, got --init_weights={config.init_weights}. "
+                "Pass that, or a file of weights."
+            )
+        return path
     if path.is_dir():
         found = RunFolder(path).checkpoints.newest_good()
         if found is None:
             raise UserError(
                 f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
-                "Pass the folder of a pre-training run or a .safetensors file of one."
+                "Pass the folder of a pre-training run or a file of weights."
             )
         return found
     if not path.exists():
@@ -62,6 +111,7 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
             f"Expected a file or run folder at --init_weights={path}, got nothing. "
             "Correct the path, or pass --init_weights=none to start from random weights."
         )
+    check_suffix(path)
     return path
 
 
@@ -90,25 +140,70 @@ def required_source(config: Config) -> pathlib.Path | None:
 
 
 def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
-    """Returns the settings with the encoder's shape as the checkpoint's run had it.
+    """Returns the settings with the encoder's shape as the checkpoint has it.
+
+    What the weights of others expect of the pixels is not written in most files: there the user's
+    `normalize_input` counts.
 
     Raises:
         UserError: The user asked for another shape.
     """
-    folder = _run_of(checkpoint)
-    trained = folder.settings() if folder else None
-    if not folder or not trained:
-        return config
-    there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
-    shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
+    shape = _read_shape(config, checkpoint)
     for name, value in shape.items():
         wanted = getattr(config, name)
-        if name in config.given and wanted not in (value, "auto"):
+        same = wanted in (value, "auto")
+        if name == "normalize_input":
+            same = same or mean_std(wanted) == mean_std(str(value))
+        if name in config.given and not same:
             raise UserError(
                 f"Expected --{name}={value}, as the encoder in {checkpoint} was trained, got "
                 f"{wanted}. Leave out --{name}, or pass --init_weights=none for a new encoder."
             )
     return config.replace(**shape)
+
+
+def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
+    """Returns those of ENCODER_SETTINGS that weights come with."""
+    if str(checkpoint) == keras_applications.NAME:
+        return keras_applications.SETTINGS
+    folder = _run_of(checkpoint)
+    trained = folder.settings() if folder else None
+    if folder and trained:
+        trained = {"normalize_input": "none"} | trained
+        there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+        shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
+        if shape["normalize_input"] == "auto":
+            shape["normalize_input"] = "none"
+        return shape
+    arrays, metadata = read_file(checkpoint)
+    own = {n.removeprefix(OWN): a for n, a in arrays.items() if n.startswith(OWN)}
+    if own:
+        return _shape_of_own(own, str(checkpoint))
+    shape = find_encoder(arrays, str(checkpoint)).settings
+    if "normalize_input" in metadata:
+        return shape | {"normalize_input": metadata["normalize_input"]}
+    asked = config.normalize_input
+    return shape | {"normalize_input": "imagenet" if asked == "auto" else asked}
+
+
+def _shape_of_own(arrays: dict[str, np.ndarray], origin: str) -> dict[str, Any]:
+    """Returns the settings that a checkpoint of ours outside its run shows in its arrays."""
+    plain = {
+        n: a for n, a in arrays.items() if "depthwise" not in n and not n.startswith("normalize")
+    }
+    if "stem_conv/kernel" not in plain:
+        raise UserError(
+            f"Expected the weights of an encoder in {origin}, got none of its stem. "
+            "Pass a checkpoint of a run."
+        )
+    shape: dict[str, Any] = encoder_settings(to_torch(plain), origin)
+    del shape["stride_in_1x1"]  # does not show
+    shape["depthwise"] = any("depthwise" in name for name in arrays)
+    shape["normalize_input"] = "none"
+    if "normalize_input/mean" in arrays:
+        numbers = [*arrays["normalize_input/mean"], *arrays["normalize_input/std"]]
+        shape["normalize_input"] = " ".join(f"{number:.9g}" for number in numbers)
+    return shape
 
 
 def prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
@@ -127,9 +222,33 @@ def prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Mo
 
 
 def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:
-    """Gives the encoder the weights of a checkpoint."""
-    variables = named_variables("encoder", encoder.variables)
-    restore(variables, read_arrays(checkpoint), str(checkpoint))
+    """Gives the encoder the weights of a checkpoint, of ours or of others.
+
+    Raises:
+        UserError: They do not fit; all that does not is listed, up to a screen.
+    """
+    origin = str(checkpoint)
+    # The weights of others know no such layer: it keeps what the settings gave it.
+    foreign = {v.path: v for v in encoder.variables if not v.path.startswith("normalize_input/")}
+    if origin == keras_applications.NAME:
+        restore(foreign, keras_applications.load_weights(), origin)
+        return
+    inside = _run_of(checkpoint) is not None
+    arrays = read_arrays(checkpoint) if inside else read_file(checkpoint)[0]
+    if inside or any(name.startswith(OWN) for name in arrays):
+        restore(named_variables("encoder", encoder.variables), arrays, origin)
+        return
+    found = find_encoder(arrays, origin)
+    shapes = {path: tuple(variable.shape) for path, variable in foreign.items()}
+    restore(foreign, from_torch(found.arrays, shapes, origin), origin)
+    print(
+        f"{origin}: {len(found.arrays)} arrays of a ResNet-{found.settings['model']} in "
+        f"torchvision's names{f' after {found.prefix!r}' if found.prefix else ''}, "
+        f"{found.left_aside} others left aside",
+        flush=True,
+    )
+    if found.settings["stem"] == "small":
+        print("note: the small stem pads by 1 pixel; where the source padded by 2, features differ")
 
 
 def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
@@ -197,8 +316,7 @@ def check_apart(folder: pathlib.Path, checkpoint: pathlib.Path | None) -> None:
 def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
     """Returns the settings of the run that a checkpoint lies in; None where it lies in none."""
     folder = None if checkpoint is None else _run_of(checkpoint)
-    path = folder and folder.path / "config.yaml"
-    return read_settings(path) if path and path.exists() else None
+    return read_settings(folder.path / "config.yaml") if folder else None
 
 
 def read_settings(path: pathlib.Path) -> Config:
@@ -210,7 +328,9 @@ def read_settings(path: pathlib.Path) -> Config:
 
 def _run_of(checkpoint: pathlib.Path) -> RunFolder | None:
     """Returns the folder of the run that a checkpoint lies in; None where it lies in none."""
-    return RunFolder(checkpoint.parent.parent) if checkpoint.parent.name == "checkpoints" else None
+    path = checkpoint.parent.parent
+    inside = checkpoint.parent.name == "checkpoints" and (path / "config.yaml").exists()
+    return RunFolder(path) if inside else None
 
 
 def load_projection_head(
@@ -221,7 +341,8 @@ def load_projection_head(
     Raises:
         UserError: The checkpoint has none.
     """
-    arrays = {} if checkpoint is None else read_arrays(checkpoint)
+    readable = checkpoint is not None and checkpoint.suffix == ".safetensors"
+    arrays = read_arrays(checkpoint) if checkpoint is not None and readable else {}
     if not any(name.startswith("head/") for name in arrays):
         raise UserError(
             f"Expected a projection head for --with_z in {checkpoint or 'a checkpoint'}, got none. "

@@ -94,7 +94,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     started = time.monotonic()
     _check_flags(config)
-    trained = _read_run(config)
+    trained = read_run(config)
     path = _output_path(config, trained)
     with (
         hold_folder(path, task=config.task, flag="predict_save_path"),
@@ -109,7 +109,7 @@ def _predict(
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
     source = _load_source(config)
-    model = _build_model(trained)
+    model = build_model(trained)
     print(
         f"predicts the {len(source)} images of {source.name} with {trained.checkpoint} "
         f"({trained.config.task}, {len(trained.class_names)} classes)",
@@ -156,7 +156,7 @@ def _name_unused(config: Config, trained: Trained) -> None:
         print(f"not used here: {', '.join(given)}", flush=True)
 
 
-def _read_run(config: Config) -> Trained:
+def read_run(config: Config) -> Trained:
     """Reads the run that is named, up to its weights.
 
     Raises:
@@ -237,7 +237,7 @@ def _load_source(config: Config) -> data.Source:
     return splits.train if splits.test is None else splits.test
 
 
-def _build_model(trained: Trained) -> keras.Model:
+def build_model(trained: Trained) -> keras.Model:
     """Builds the run's network with its weights: images -> logits."""
     config, count = trained.config, len(trained.class_names)
     encoder = encoders.build_encoder(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,9 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if config.val_fraction:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
+    checkpoint = _first_weights(run)
+    if checkpoint is not None:
+        config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     services.check(train)
@@ -69,7 +73,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
         augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
     loss = NTXent(config.temperature, similarity=config.similarity)
     with scope_of(run.strategy):
-        model = _build_model(config, augment)
+        model = _build_model(config, augment, checkpoint)
         optimizer = assembly.build_optimizer(config, plan, model.trainable_variables)
         model.compile(
             optimizer,
@@ -87,6 +91,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
         plan=plan,
         first_row=lambda: _look_before_training(monitor, model.encoder),
     )
+    run.folder.write_model(view_size=size)
     of_train = functools.partial(make_views, train, batch_size=config.batch_size)
 
     def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
@@ -163,18 +168,25 @@ def _validation(
     return {"validation_data": batches, "validation_steps": last, "validation_freq": every}
 
 
-def _build_model(config: Config, augment: Callable[..., Any] | None) -> SimCLR:
+def _first_weights(run: assembly.Run) -> pathlib.Path | None:
+    """Returns what the encoder begins with: a resumed run's own weights, those named, or None."""
+    # "auto" is for the tasks that follow: it would mean this very run's weights.
+    if run.config.init_weights == "auto":
+        return None
+    return encoders.initial_weights(run.config, run.folder.checkpoints)
+
+
+def _build_model(
+    config: Config, augment: Callable[..., Any] | None, checkpoint: pathlib.Path | None = None
+) -> SimCLR:
     head = ProjectionHead(
         config.zdim,
         layers=config.projection_layers,
         hidden=config.projection_hidden,
     )
     encoder = encoders.build_encoder(config)
-    # "auto" is for the tasks that follow: it would mean this very run's weights.
-    if config.init_weights != "auto" and not config.resume:
-        checkpoint = encoders.pretrained_source(config)
-        if checkpoint is not None:
-            encoders.load_encoder_weights(encoder, checkpoint)
+    if checkpoint is not None:
+        encoders.load_encoder_weights(encoder, checkpoint)
     return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
 
 

@@ -121,16 +121,7 @@ class RunFolder:
             UserError: It cannot be read.
         """
         path = self.path / "model.json"
-        if not path.exists():
-            return {}
-        try:
-            facts = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise UserError(
-                f"Expected JSON in {path}, got: {error}. Correct or remove the file."
-            ) from None
-        if not isinstance(facts, dict):
-            raise UserError(f"Expected names and values in {path}, got none. Correct or remove it.")
+        facts = _read_json(path)
         names = facts.get("class_names", [])
         right = {"class_names": isinstance(names, list) and all(map(_is_text, names))}
         right |= {key: _is_size(facts.get(key)) for key in SIZE_FACTS}
@@ -141,6 +132,14 @@ class RunFolder:
                 "remove the file."
             )
         return facts
+
+    def results(self) -> dict[str, Any]:
+        """Reads `results.json`; a run that is not finished has none.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        return _read_json(self.path / "results.json")
 
     def cut_back(self, step: int) -> None:
         """Drops what a run wrote after a step, from which it will go on, and reads the journal."""
@@ -199,6 +198,21 @@ class RunFolder:
     def _write(self, name: str, text: str) -> None:
         content = text.encode()
         write_whole(self.path / name, lambda path: path.write_bytes(content), sync=True)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """Returns what a file says by name, nothing where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"Expected JSON in {path}, got: {error}. Correct or remove the file."
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"Expected names and values in {path}, got none. Correct or remove it.")
+    return content
 
 
 def _is_text(value: object) -> bool:

@@ -1,0 +1,1 @@
+"""Weights and models from and for other libraries."""

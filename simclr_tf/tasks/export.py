@@ -1,0 +1,311 @@
+"""Export: a trained encoder, or a classifier or segmenter, for use without this library."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from typing import Any
+
+import simclr_tf
+from simclr_tf.config import Config
+from simclr_tf.errors import UserError
+from simclr_tf.interop import card
+from simclr_tf.interop.plain import folded_head
+from simclr_tf.interop.saving import NAMES, Exported, save
+from simclr_tf.tasks import encoders, predict
+from simclr_tf.training.execution import choose_execution
+from simclr_tf.training.run_folder import RunFolder
+
+CARD = "README.md"
+# What the card tells of a run. Paths stay out of it: a card is for others.
+RECIPE = (
+    "task",
+    "model",
+    "width_multiplier",
+    "depthwise",
+    "stem",
+    "stride_in_1x1",
+    "normalize_input",
+    "optimizer",
+    "learning_rate",
+    "lr_scaling",
+    "weight_decay",
+    "warmup_epochs",
+    "num_epochs",
+    "batch_size",
+    "seed",
+)
+RECIPE_OF_TASK = {
+    "pretrain": ("temperature", "similarity", "zdim", "projection_layers", "strength"),
+    "classification": ("freeze", "include_nonlinearity", "label_fraction"),
+    "segmentation": ("freeze", "dice_weight", "class_weights", "label_fraction"),
+}
+METRICS = (
+    "loss",
+    "contrastive_accuracy",
+    "knn_accuracy",
+    "steps",
+    "epochs",
+    "accuracy",
+    "f1_macro",
+    "top5",
+    "mean_iou",
+    "pixel_accuracy",
+    "num_train",
+    "num_test",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where an export's weights come from.
+
+    Attributes:
+        weights: The checkpoint.
+        run: The folder of its run, or None where it lies in none.
+        config: The settings that its network is built by.
+        class_names: Of a model with a head.
+    """
+
+    weights: pathlib.Path
+    run: pathlib.Path | None
+    config: Config
+    class_names: tuple[str, ...] = ()
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Writes a model in a format of others, with a model card, and returns where and how.
+
+    Raises:
+        UserError: There are no such weights, the format cannot hold them, or the folder is not
+            free.
+    """
+    if config.resume:
+        raise UserError(
+            "Expected an export from its beginning, got --resume. Pass --overwrite to replace "
+            "what lies in the folder."
+        )
+    # Weights are float32 in every checkpoint, whatever precision they were trained in.
+    choose_execution("float32", "false")
+    exported, origin = _load_model(config) if config.export_of == "model" else _load_encoder(config)
+    folder = _folder(config, origin)
+    _check_free(folder, config)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
+        name = save(exported, config.format, pathlib.Path(partial), _metadata(origin.config))
+        text = _card(config, exported, origin, name)
+        (pathlib.Path(partial) / CARD).write_text(text, encoding="utf-8")
+        _move(pathlib.Path(partial), folder)
+    print(f"{folder / name}: {exported.output} of {origin.weights}", flush=True)
+    return {
+        "task": config.task,
+        "format": config.format,
+        "path": str(folder / name),
+        "weights": str(origin.weights),
+        "input_shape": exported.input_shape(config.format),
+        "output": exported.output,
+    }
+
+
+def _load_encoder(config: Config) -> tuple[Exported, Origin]:
+    """Builds the encoder of `init_weights`."""
+    checkpoint = encoders.pretrained_source(config)
+    if checkpoint is None:
+        raise UserError(
+            "Expected a trained encoder to export, got none in "
+            f"{config.pretrain_save_path}. Run --task=pretrain first, pass a run or a file of "
+            "weights as --init_weights, or --export_of=model for a classification or segmentation."
+        )
+    trained = encoders.settings_of(checkpoint)
+    config = encoders.adopt_encoder(config, checkpoint)
+    run_folder = None if trained is None else checkpoint.parent.parent
+    size = _size(config, trained, run_folder)
+    if trained is not None:
+        shape = {name: getattr(config, name) for name in encoders.ENCODER_SETTINGS}
+        config = trained.replace(**shape)
+    encoder = encoders.build_encoder(config)
+    encoders.load_encoder_weights(encoder, checkpoint)
+    return Exported(encoder, size=size), Origin(checkpoint, run_folder, config)
+
+
+def _load_model(config: Config) -> tuple[Exported, Origin]:
+    """Builds encoder and head of the classification or segmentation that is named."""
+    trained = predict.read_run(config)
+    model = predict.build_model(trained)
+    size = config.input_size if "input_size" in config.given else trained.view_size
+    origin = Origin(trained.checkpoint, trained.path, trained.config, trained.class_names)
+    if trained.config.task == "segmentation":
+        return Exported(model, size=size), origin
+    encoder, head = model.layers
+    return Exported(encoder, folded_head(head), size=size), origin
+
+
+def _size(
+    config: Config, trained: Config | None, folder: pathlib.Path | None
+) -> tuple[int, int] | None:
+    """Returns the size of the images that the encoder was trained on, or the one asked for."""
+    if "input_size" in config.given and config.input_size != (0, 0):
+        return config.input_size
+    if trained is None or folder is None:
+        return None
+    known = RunFolder(folder).facts().get("view_size")
+    sizes = (tuple(known) if known else (0, 0), trained.crop_size, trained.input_size)
+    return next((size for size in sizes if size != (0, 0)), None)
+
+
+def _folder(config: Config, origin: Origin) -> pathlib.Path:
+    if config.export_path:
+        return pathlib.Path(config.export_path)
+    if origin.run is None:
+        raise UserError(
+            f"Expected --export_path for weights that lie in no run, {origin.weights}, got none. "
+            "Pass a folder."
+        )
+    return origin.run / "export" / config.format
+
+
+def _check_free(folder: pathlib.Path, config: Config) -> None:
+    """Raises UserError where something lies that is not ours, or that may not be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(
+            f"Expected a folder for --export_path, got the file {folder}. Pass another."
+        )
+    there = [name for name in (NAMES[config.format], CARD) if (folder / name).exists()]
+    if there and not config.overwrite:
+        raise UserError(
+            f"Expected no export in {folder}, got {' and '.join(there)} there. Pass --overwrite to "
+            "replace it, or another --export_path."
+        )
+    ours = card.MARK in _read(folder / CARD)
+    if there and not ours:
+        raise UserError(
+            f"Expected an export in {folder} for --overwrite to replace, got {' and '.join(there)} "
+            "that no export wrote. Pass another --export_path."
+        )
+
+
+def _read(path: pathlib.Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _move(partial: pathlib.Path, folder: pathlib.Path) -> None:
+    """Puts what was written in place of what was there, the card last."""
+    folder.mkdir(exist_ok=True)
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == CARD):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+
+
+def _metadata(config: Config) -> dict[str, str]:
+    """Returns what a safetensors file says of itself, for `--init_weights` to read."""
+    normalization = "none" if config.normalize_input == "auto" else config.normalize_input
+    return {"simclr_tf": simclr_tf.__version__, "normalize_input": normalization}
+
+
+def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
+    trained = origin.config
+    kind = {"features": "encoder"}.get(exported.output, trained.task)
+    title = f"ResNet-{trained.model}, {kind}"
+    notes = _notes(config, exported, origin)
+    if config.format == "safetensors":
+        takes = "as `x` below: float32 [N, 3, H, W], RGB, any size; torch's own layout."
+        code = _torch_code(exported, trained, name)
+    else:
+        takes = _takes(config, exported)
+        code = card.load_code(config.format, name, exported.output)
+    return card.model_card(
+        title=title,
+        licence=config.export_license,
+        format=config.format,
+        file=name,
+        takes=takes,
+        gives=_gives(exported, origin),
+        code=code,
+        facts=_facts(origin),
+        metrics=_metrics(origin.run),
+        notes=notes,
+    )
+
+
+def _takes(config: Config, exported: Exported) -> str:
+    shape = ", ".join(
+        "N" if i == 0 else "any" if side is None else str(side)
+        for i, side in enumerate(exported.input_shape(config.format))
+    )
+    text = f"`images`, uint8 [{shape}], RGB, 0 to 255; they are scaled inside."
+    if exported.resizes(config.format) and exported.size:
+        height, width = exported.size
+        return (
+            f"{text} Other sizes than {height}x{width} are cut (whole pixels) to that aspect about "
+            "their centre and resized inside, antialiased."
+        )
+    multiple = exported.multiple(config.format)
+    if multiple > 1:
+        text += f" Height and width must be multiples of {multiple}."
+    if not exported.segments and exported.size:
+        height, width = exported.size
+        text += (
+            " Bring other images to that size first: `PIL.ImageOps.fit(image, "
+            f"({width}, {height}), PIL.Image.Resampling.BILINEAR)`."
+        )
+    return text
+
+
+def _gives(exported: Exported, origin: Origin) -> str:
+    if exported.output == "features":
+        return f"`features`, float32 [N, {exported.body.output_shape[-1]}]."
+    pixels = "N, H, W" if exported.segments else "N"
+    names = ", ".join(origin.class_names)
+    return (
+        f"`logits`, float32 [{pixels}, {len(origin.class_names)}]; a softmax gives probabilities. "
+        f"Classes: {names}."
+    )
+
+
+def _notes(config: Config, exported: Exported, origin: Origin) -> list[str]:
+    notes = []
+    if exported.segments and exported.size is not None:
+        height, width = exported.size
+        notes.append(f"Trained on views of {height}x{width} pixels: show objects at that scale.")
+    factor = origin.config.width_multiplier
+    if config.format == "safetensors" and factor != 1.0:
+        notes.append(
+            f"Its channels are {factor:g} times torchvision's: the names are torchvision's, the "
+            "class must be your own."
+        )
+    return notes
+
+
+def _torch_code(exported: Exported, trained: Config, name: str) -> str:
+    widths = [] if exported.head is None else [layer.units for layer in exported.head.layers]
+    features = exported.body.output_shape[-1]
+    return card.torch_code(
+        name,
+        depth=trained.model,
+        width=trained.width_multiplier,
+        small=trained.stem == "small",
+        fc=(features, *widths) if widths else (),
+        mean_std=encoders.mean_std(trained.normalize_input),
+    )
+
+
+def _facts(origin: Origin) -> dict[str, Any]:
+    config = origin.config
+    names: tuple[str, ...] = encoders.ENCODER_SETTINGS
+    facts: dict[str, Any] = {"weights": origin.weights.name}
+    if origin.run is not None:
+        kind, _, rest = config.dataset.partition(":")
+        own = pathlib.PurePath(rest).name
+        facts["data"] = "a list of files" if config.train_file_path else f"{kind}:{own}".rstrip(":")
+        names = RECIPE + RECIPE_OF_TASK.get(config.task, ())
+    return facts | {name: getattr(config, name) for name in names}
+
+
+def _metrics(folder: pathlib.Path | None) -> dict[str, Any]:
+    results = {} if folder is None else RunFolder(folder).results()
+    return {n: results[n] for n in METRICS if results.get(n) is not None}
