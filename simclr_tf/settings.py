@@ -142,7 +142,14 @@ def load_yaml(path: str) -> dict[Any, object]:
             f"Expected a YAML file at --config={path}, got: {error.strerror}. Correct the path."
         ) from None
     # PyYAML lets some errors of its scalars out as they are (`!!int x`, 2024-99-99).
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+    except (
+        yaml.YAMLError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"Expected YAML in {path}, got: {reason}. Correct the file.") from None
     if not isinstance(content, dict):

@@ -173,6 +173,7 @@ HELD = {"dataset": "npz:a.npz", "val_fraction": 0.25, "seed": 3}
         (HELD, {"val_fraction": 0.2}, 0.2, "--val_fraction=0.25 --seed=3"),
         (HELD, {"seed": 4}, 0.1, "saw some of them"),
         (HELD, {"skip_bad_images": True}, 0.1, "saw some of them"),
+        (HELD, {"max_pixels": 99}, 0.1, "saw some of them"),
         (HELD, {"dataset": "npz:b.npz"}, 0.1, None),
         ({**HELD, "val_fraction": 0.0}, {}, 0.1, "saw them, without their labels"),
         (None, {}, 0.1, None),

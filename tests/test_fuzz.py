@@ -20,19 +20,21 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+import main
 from simclr_tf import cli, data
 from simclr_tf.data.decode import read_image
-from simclr_tf.data.files import load_lists
+from simclr_tf.data.files import free_memory, load_lists
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.report import read_report
 from simclr_tf.models import resnet
-from simclr_tf.tasks import encoders, predict
+from simclr_tf.tasks import encoders
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, step_of
 from simclr_tf.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = 40  # of each kind
+IS_LINUX = sys.platform == "linux"
 sys.path.append(str(ROOT / "benchmarks"))
 fuzzing = importlib.import_module("fuzzing")
 
@@ -167,6 +169,54 @@ def test_a_set_that_unfolds_to_more_than_the_memory_is_refused(tmp_path, monkeyp
         npz_of(tmp_path / "set.npz")
 
 
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.array("no image"),
+        np.array(["a", "b"]),
+        np.zeros((2, 0, 8, 3), np.uint8),
+        np.array([{}, {}], object),
+        np.full((2, 8, 8, 3), 1 + 1j),
+    ],
+    ids=lambda array: f"{array.dtype.kind}{array.ndim}",
+)
+def test_the_check_of_odd_arrays_ends_in_a_list_or_a_message(array, tmp_path, capsys):
+    np.savez(tmp_path / "odd.npz", x_train=array, y_train=np.arange(2))
+    flags = [f"--dataset=npz:{tmp_path / 'odd.npz'}", f"--finetune_save_path={tmp_path / 'run'}"]
+    assert main.main(["--task=check", *flags]) == 2
+    printed = capsys.readouterr()
+    assert "odd.npz" in printed.out + printed.err and "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("damage", ["cut off", "flipped", "random", "an array of its own"])
+def test_the_check_of_broken_archives_ends_in_a_message(damage, tmp_path, capsys):
+    path = tmp_path / "broken.npz"
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (9, 16, 16, 3), np.uint8), np.arange(9)
+    np.savez_compressed(path, x_train=images, y_train=labels)
+    content = bytearray(path.read_bytes())
+    if damage == "cut off":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        at = content.index(b"y_train.npy") + 40  # within the labels' packed bytes
+        content[at : at + 8] = bytes(byte ^ 255 for byte in content[at : at + 8])
+        path.write_bytes(content)
+    elif damage == "random":
+        path.write_bytes(rng.bytes(500))
+    else:
+        with open(path, "wb") as file:
+            np.save(file, images)
+    flags = [f"--dataset=npz:{path}", f"--finetune_save_path={tmp_path / 'run'}"]
+    assert main.main(["--task=check", *flags]) == 2
+    assert "broken.npz" in capsys.readouterr().err
+
+
+def test_free_memory_counts_what_only_caches_files():
+    for line in Path("/proc/meminfo").read_text().splitlines() if IS_LINUX else ():
+        if line.startswith("MemAvailable:"):
+            assert free_memory() == pytest.approx(1024 * int(line.split()[1]), rel=0.2)
+
+
 def test_a_program_is_no_image(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
@@ -213,7 +263,7 @@ def test_a_checkpoint_of_another_name_is_not_the_newest(tmp_path):
 def test_facts_of_a_run_that_are_none(text, tmp_path):
     (tmp_path / "model.json").write_text(text)
     with pytest.raises(UserError, match="model.json"):
-        predict._read_facts(tmp_path / "model.json")
+        RunFolder(tmp_path).facts()
 
 
 def test_settings_of_a_run_that_are_none(tmp_path):

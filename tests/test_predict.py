@@ -219,6 +219,12 @@ def test_an_image_that_is_named_twice_is_predicted_twice(segmented, pictures, tm
     assert files_below(out / "masks") == {f"top.png_{i}.png" for i in range(3)}
 
 
+def test_the_limit_of_pixels_holds(segmented, pictures, tmp_path, capsys):
+    flags = (f"--init_weights={segmented[0]}", f"--predict_save_path={tmp_path / 'out'}")
+    assert predicted(f"--dataset=folder:{pictures}", "--max_pixels=10", *flags) == 2
+    assert "--max_pixels" in capsys.readouterr().err
+
+
 def test_the_settings_of_the_run_may_be_given_as_a_file(segmented, pictures, tmp_path):
     run = tmp_path / "run"
     write_segmentation(run, init_weights="none")

@@ -14,7 +14,10 @@ import numpy as np
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import data
+from simclr_tf.data.arrays import UnreadableArchive, npz_holds_masks
+from simclr_tf.data.check_arrays import check_npz
 from simclr_tf.data.masks import MaskRules
+from simclr_tf.errors import UserError
 
 HEADERS = (
     "{'descr': '|u1', 'fortran_order': False, 'shape': (1000000000000, 32, 32, 3), }",
@@ -64,7 +67,7 @@ def npz(rng: np.random.Generator, folder: Path) -> Case:
 
     def read() -> None:
         rules = MaskRules(num_classes=3) if masked else None
-        train = data.load(f"npz:{file}", masks=rules).train
+        train = _load(file, rules)
         images, labels = train.images, train.labels
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise Wrong(f"{images.dtype} {images.shape}")
@@ -76,6 +79,17 @@ def npz(rng: np.random.Generator, folder: Path) -> Case:
             raise Wrong(f"{how}: the labels {labels} are not those of the file, {wanted[1]}")
 
     return Case(file, how, read)
+
+
+def _load(file: Path, rules: MaskRules | None) -> data.Source:
+    npz_holds_masks(str(file))
+    try:
+        return data.load(f"npz:{file}", masks=rules).train
+    except UnreadableArchive:
+        raise
+    except UserError:
+        list(check_npz(str(file)))  # as the check does, to name each
+        raise
 
 
 Made = tuple[dict[str, np.ndarray], str, tuple[np.ndarray, np.ndarray | None] | None]

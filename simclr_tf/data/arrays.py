@@ -40,6 +40,10 @@ TEST_KEYS = Keys(
 MASK_FEATURES = ("segmentation_mask", "segmentation_label", "segmentation", "mask", "annotation")
 
 
+class UnreadableArchive(UserError):
+    """An .npz file cannot be read at all, or unfolds to more than there is room for."""
+
+
 def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
     """Reads images and labels, or masks, from an .npz file.
 
@@ -53,7 +57,8 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
             masks and masks_test, or where labels would be.
 
     Raises:
-        UserError: The file or its arrays are not so.
+        UnreadableArchive: The file is not so.
+        UserError: Its arrays are not.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -67,7 +72,7 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
     # A damaged file comes out as an error of zipfile, zlib, struct, ast, tokenize or NumPy.
     except Exception as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UserError(
+        raise UnreadableArchive(
             f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
             "--dataset=npz:FILE, or write the file with numpy.savez."
         ) from None
@@ -88,17 +93,26 @@ def npz_holds_masks(path: str) -> bool:
             label_key = _first(TRAIN_KEYS.labels, file.files)
             if _first(TRAIN_KEYS.masks, file.files) is not None:
                 return True
-            return label_key is not None and file[label_key].ndim > 2
-    # What is no such file is said by who loads it.
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, AttributeError, TypeError):
+            return label_key is not None and _count_dimensions(file.zip, label_key) > 2
+    except Exception:  # what is no such file is said by who loads it
         return False
+
+
+def _count_dimensions(archive: zipfile.ZipFile, name: str) -> int:
+    """Returns the dimensions of an array by its header: the array itself may be large."""
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        return len(read(member)[0])
 
 
 def _check_room(archive: zipfile.ZipFile, path: str) -> None:
     """Raises UserError where what is compressed unfolds to more than the free memory."""
     need, room = sum(member.file_size for member in archive.infolist()), free_memory()
     if need > room:
-        raise UserError(
+        raise UnreadableArchive(
             f"Expected room for the {need / 1e9:.1f} GB of arrays in {path}, got "
             f"{room / 1e9:.1f} GB free. Pass a smaller set, or one of files."
         )

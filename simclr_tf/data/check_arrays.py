@@ -16,7 +16,8 @@ def check_npz(path: str) -> Iterator[Problem]:
         for keys in (TRAIN_KEYS, TEST_KEYS):
             for names, fault_of in ((keys.images, wrong_image), (keys.labels, wrong_label)):
                 name = next((name for name in names if name in file.files), None)
-                for index, entry in enumerate(file[name] if name else ()):
+                entries = file[name] if name else np.empty(0)
+                for index, entry in enumerate(entries if entries.ndim else ()):
                     fault = fault_of(entry)
                     if fault:
                         yield Problem("array", f"{path} {name}[{index}]", fault)
@@ -24,7 +25,9 @@ def check_npz(path: str) -> Iterator[Problem]:
 
 def wrong_image(image: np.ndarray) -> str:
     """Pixels that are no numbers, or outside 0..1 (floats) or 0..255 (integers)."""
-    if np.issubdtype(image.dtype, np.floating):
+    if not image.size or image.dtype.kind not in "iuf":
+        return f"{image.dtype} of shape {list(image.shape)} is no image"
+    if image.dtype.kind == "f":
         bad = np.count_nonzero(~np.isfinite(image))
         if bad:
             return f"{bad} values are not finite (NaN or infinite)"

@@ -19,6 +19,7 @@ from simclr_tf import data, plots
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
+from simclr_tf.data.arrays import UnreadableArchive
 from simclr_tf.data.check import Checked, check_splits
 from simclr_tf.data.check_arrays import check_npz
 from simclr_tf.data.check_folders import check_folder
@@ -169,6 +170,8 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
     try:
         # Both sides of a share held back are checked.
         return assembly.load_splits(config.replace(val_fraction=0.0), masks=rules)
+    except UnreadableArchive:
+        raise
     except UserError:
         kind, _, path = config.dataset.partition(":")
         path = os.path.expanduser(path)

@@ -20,6 +20,7 @@ from PIL import Image
 
 from simclr_tf import data, plots
 from simclr_tf.config import Config
+from simclr_tf.data.decode import limit_pixels
 from simclr_tf.data.pipeline import CORES, own_size, plain_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
@@ -93,6 +94,7 @@ def run(config: Config) -> dict[str, Any]:
         UserError: There is no such run, no such data, or the folder is not free.
     """
     started = time.monotonic()
+    limit_pixels(config.max_pixels)
     _check_flags(config)
     trained = read_run(config)
     path = _output_path(config, trained)

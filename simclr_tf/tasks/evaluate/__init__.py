@@ -101,10 +101,11 @@ def _note_on_labels(config: Config, train: data.Source, test: data.Source) -> st
     """Returns a sentence on images without labels; None for those with labels.
 
     Raises:
-        UserError: Either the training or the test images have labels, or one is out of range.
+        UserError: A label is out of range.
     """
-    if train.labels is None and test.labels is None:
-        return "Not every image has a label: measured is what needs none."
+    bare = [source.name for source in (train, test) if source.labels is None]
+    if bare:
+        return f"Not every image of {' and '.join(bare)} has a label: measured is what needs none."
     for source in (train, test):
         data.check_labels(source, config.num_classes)
     return None

@@ -7,7 +7,7 @@ from simclr_tf.data import Source
 from simclr_tf.tasks.encoders import DATA_SETTINGS
 
 # What is held back is drawn from the images that these settings leave, by seed and share.
-DRAWN_FROM = (*DATA_SETTINGS, "seed", "skip_bad_images")
+DRAWN_FROM = (*DATA_SETTINGS, "seed", "skip_bad_images", "max_pixels")
 
 
 def adopt_held_back(config: Config, trained: Config | None) -> Config:
