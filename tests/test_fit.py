@@ -17,6 +17,7 @@ from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.errors import UserError
 from simclr_tf.losses import NTXent
+from simclr_tf.training import execution
 from simclr_tf.training.callbacks import Progress, SaveCheckpoints
 from simclr_tf.training.checkpoints import (
     Checkpoints,
@@ -236,6 +237,22 @@ def test_a_float16_run_that_leaves_out_every_step_ends_and_says_so():
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=2.0**120)
     with policy("mixed_float16"), pytest.raises(UserError, match="from step 0 to 50: all were"):
         trained(made(optimizer=optimizer), last=72, callbacks=[StopWhereNotFinite(every_steps=10)])
+
+
+# --- Determinism ---
+
+
+def test_deterministic_leaves_xla_off_on_a_gpu(monkeypatch):
+    asked = []
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(1))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
+    monkeypatch.setattr(execution, "_describe", str)
+    assert execution.choose_execution("float32", "auto").xla
+    assert not asked
+    assert not execution.choose_execution("float32", "auto", deterministic=True).xla
+    assert asked
+    with pytest.raises(UserError, match="--xla=false or auto beside --deterministic"):
+        execution.choose_execution("float32", "true", deterministic=True)
 
 
 # --- Numbers that are not finite ---
