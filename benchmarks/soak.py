@@ -46,7 +46,7 @@ import safetensors.numpy
 from processes import processor
 
 import main as program
-from simclr_tf import plots
+from simclr_tf import plots, writing
 from simclr_tf.data.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import classification, pretrain, segmentation
@@ -64,16 +64,22 @@ TINY = (
 PATIENCE = 300.0  # seconds after which a run that does not end is given up
 TWICE = "SIGINT twice"
 SIGNALS = ("SIGKILL",) * 5 + ("SIGTERM", "SIGINT", TWICE)
-UNLIKE = {"images_per_second", "seconds", "peak_memory_bytes", "config"}  # times and paths
+UNLIKE = {
+    "images_per_second",
+    "seconds",
+    "checkpoint_seconds",
+    "peak_memory_bytes",
+    "config",
+}  # times and paths
 
 # What a kill may be aimed at: (owner, function, moment of the call). "half": of the file it writes.
 AIMS: dict[str, tuple[Any, str, str]] = {
-    "checkpoint, half written": (safetensors.numpy, "save_file", "half"),
-    "checkpoint, without its name": (checkpoints.os, "fsync", "after"),
+    "checkpoint, half written": (checkpoints, "write_whole", "half"),
+    "checkpoint, without its name": (writing.os, "fsync", "after"),
     "checkpoint, before the old ones go": (Checkpoints, "files", "before"),
     "best weights, half written": (Checkpoints, "save_best", "before"),
     "best weights, before the journal": (Checkpoints, "save_best", "after"),
-    "journal, without its name": (run_folder.os, "replace", "before"),
+    "journal, without its name": (run_folder.RunFolder, "_write_rows", "before"),
     "journal, before the checkpoint": (run_folder.RunFolder, "add_row", "after"),
     "end of an epoch": (callbacks.Progress, "on_epoch_end", "before"),
     "validation": (callbacks.SaveCheckpoints, "on_test_begin", "after"),
@@ -167,12 +173,18 @@ def take_aim(kill: Kill) -> None:
             return function(*args, **kwargs)
         if moment == "before":
             send(kill.signal)
+        if moment == "half":  # of a function that takes a path and what writes to it
+            args = (args[0], lambda path, save=args[1]: write_half(save, path), *args[2:])
         result = function(*args, **kwargs)
-        if moment == "half" and kill.signal == "SIGKILL":
-            os.truncate(args[1], os.path.getsize(args[1]) // 2)
-        if moment != "before":
+        if moment == "after":
             send(kill.signal)
         return result
+
+    def write_half(save: Callable[[Path], object], path: Path) -> None:
+        save(path)
+        if kill.signal == "SIGKILL":
+            os.truncate(path, os.path.getsize(path) // 2)
+        send(kill.signal)
 
     def send(name: str) -> None:
         print(f"AIMED {kill.aim}", flush=True)

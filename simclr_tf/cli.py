@@ -38,9 +38,6 @@ _CHATTER = re.compile(
     re.MULTILINE,
 )
 
-# What TensorFlow makes of an error of ours within its input pipeline, such as a file's.
-_WRAPPED = re.compile(r"UserError: (.+?)\nTraceback \(most recent call last\)", re.DOTALL)
-
 _USAGE = """\
 usage: python main.py --task=TASK [--name=value ...]
 
@@ -177,10 +174,27 @@ def _run(config: Config) -> None:
             f"--{flag} chooses another folder."
         ) from error
     except Exception as error:
-        wrapped = _WRAPPED.search(str(error))
+        wrapped = wrapped_message(str(error))
         if wrapped is None:
             raise
-        raise UserError(wrapped[1]) from error
+        raise UserError(wrapped) from error
+
+
+def wrapped_message(text: str) -> str | None:
+    """Returns the message of a UserError, such as a file's, that TensorFlow made an error of its
+    own of, which keeps the name of the class, the message and the traceback; None for others.
+    """
+    names = "|".join(_names_below(UserError))
+    wrapped = re.search(rf"\b(?:{names}): (.+?)\nTraceback \(most recent", text, re.DOTALL)
+    return wrapped and wrapped[1]
+
+
+def _names_below(kind: type) -> list[str]:
+    """Returns the names of a class and of all that derive from it."""
+    names = [kind.__name__]
+    for child in kind.__subclasses__():
+        names += _names_below(child)
+    return names
 
 
 @contextlib.contextmanager

@@ -16,8 +16,9 @@ import yaml
 
 from simclr_tf.augment.recipe import JITTER_MODES, Recipe
 from simclr_tf.errors import UserError
+from simclr_tf.plain_yaml import load_yaml
 from simclr_tf.run_format import take_settings
-from simclr_tf.settings import check_bounds, load_yaml, read, read_all, setting, show
+from simclr_tf.settings import check_bounds, read, read_all, setting, show
 
 TASKS = (
     "pretrain",
@@ -446,7 +447,10 @@ class Config:
         flags = read_all(SETTINGS, settings)
         path = flags.get("config")
         in_file = {name: field for name, field in SETTINGS.items() if name != "config"}
-        file = read_all(in_file, take_settings(load_yaml(path), path), path) if path else {}
+        file: dict[str, Any] = {}
+        if path:
+            content = load_yaml(path, f"a YAML file at --config={path}")
+            file = read_all(in_file, take_settings(content, path), path)
 
         def overlay(base: dict[str, Any]) -> dict[str, Any]:
             return functools.reduce(_put_over, (file, flags), base)

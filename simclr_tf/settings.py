@@ -7,13 +7,8 @@ import difflib
 import os
 import re
 import shlex
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import yaml
-from yaml.composer import ComposerError
-from yaml.constructor import ConstructorError
 
 from simclr_tf.errors import UserError
 
@@ -111,54 +106,6 @@ def read_all(
                 + (f"Did you mean {guess}?" if guess else "`python config.py` lists them all.")
             )
     return {name: read(fields[name], value, file) for name, value in values.items()}
-
-
-class _Plain(yaml.SafeLoader):
-    """Reads YAML without references, a few lines of which can unfold to gigabytes, and without
-    names that are given twice, of which the first would be lost in silence.
-    """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            name, mark = self.peek_event().anchor, self.peek_event().start_mark
-            raise ComposerError(None, None, f"*{name} refers to another value: write it out", mark)
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, object]:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        counts = Counter(name.value for name, _ in pairs if isinstance(name, yaml.ScalarNode))
-        for name in (name for name, count in counts.items() if count > 1):
-            raise ConstructorError(None, None, f"{name} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def load_yaml(path: str) -> dict[Any, object]:
-    """Reads a YAML file of `name: value` lines; raises UserError where it is none."""
-    try:
-        with open(path, "rb") as file:
-            content = yaml.load(file, _Plain)
-    except OSError as error:
-        raise UserError(
-            f"Expected a YAML file at --config={path}, got: {error.strerror}. Correct the path."
-        ) from None
-    # PyYAML lets some errors of its scalars out as they are (`!!int x`, 2024-99-99).
-    except (
-        yaml.YAMLError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"Expected YAML in {path}, got: {reason}. Correct the file.") from None
-    if not isinstance(content, dict):
-        found = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise UserError(
-            f"Expected lines such as 'batch_size: 256' in {path}, got {found}. "
-            "Write one setting a line."
-        )
-    return content
 
 
 def check_bounds(field: dataclasses.Field, value: float) -> None:

@@ -21,6 +21,7 @@ PURE = {
     "nt_xent_streaming",
     "optimizers",
     "pixel_losses",
+    "plain_yaml",
     "plots",
     "run_format",
     "schedules",
@@ -38,7 +39,7 @@ FLOORS = (
 )
 # The settings stand beside the floors: what they may import, and who may import them.
 SETTINGS = {"config", "settings"}
-SETTINGS_MAY_IMPORT = SETTINGS | {"errors", "augment.recipe", "run_format"}
+SETTINGS_MAY_IMPORT = SETTINGS | {"errors", "augment.recipe", "plain_yaml", "run_format"}
 READERS = SETTINGS | {"tasks", "cli"}
 
 BANNED_NAMES = {"utils", "util", "misc", "helpers", "helper", "common"}

@@ -241,8 +241,8 @@ def kill(*args, **kwargs):
     raise Killed
 
 
-def kill_half_written(arrays, path, **kwargs):
-    Path(path).write_bytes(b"the first half")
+def kill_half_written(path, *args, **kwargs):
+    path.with_name(f"{path.name}.partial").write_bytes(b"the first half")
     raise Killed
 
 
@@ -267,10 +267,10 @@ def at_call(number: int, act, function):
     return wrapped
 
 
-SAVE = "safetensors.numpy.save_file"
+SAVE = "simclr_tf.training.checkpoints.write_whole"
 STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
 LOOK = "simclr_tf.training.callbacks.embed"
-JOURNAL = "simclr_tf.training.run_folder.os.replace"
+JOURNAL = "simclr_tf.training.run_folder.RunFolder._write_rows"
 RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
 
 # One run's lives: what it did when it was ended, how, and the steps that are saved then.

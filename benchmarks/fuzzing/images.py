@@ -95,10 +95,10 @@ def _through_pipeline(source: data.Source, *, views: bool) -> None:
     except UserError:
         raise
     except Exception as error:
-        wrapped = cli._WRAPPED.search(str(error))
+        wrapped = cli.wrapped_message(str(error))
         if wrapped is None:
             raise
-        raise UserError(wrapped[1]) from error
+        raise UserError(wrapped) from error
 
 
 def _break_image(rng: np.random.Generator, content: bytes, name: str) -> tuple[bytes, str]:

@@ -10,8 +10,8 @@ import shutil
 from typing import Any
 
 from simclr_tf.errors import UserError
+from simclr_tf.plain_yaml import load_yaml
 from simclr_tf.run_format import UnreadableFormat, state_format, take_settings
-from simclr_tf.settings import load_yaml
 from simclr_tf.training.checkpoints import Checkpoints, step_of
 from simclr_tf.writing import write_whole
 
@@ -112,7 +112,9 @@ class RunFolder:
             UserError: The file cannot be read.
         """
         path = self.path / "config.yaml"
-        return take_settings(load_yaml(str(path)), path) if path.exists() else None
+        if not path.exists():
+            return None
+        return take_settings(load_yaml(path, f"the settings of a run in {path}"), path)
 
     def facts(self) -> dict[str, Any]:
         """Reads `model.json`; a run from before it was written, or of another task, has none.
