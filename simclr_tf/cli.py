@@ -189,7 +189,7 @@ def wrapped_message(text: str) -> str | None:
     return wrapped and wrapped[1]
 
 
-def _names_below(kind: type) -> list[str]:
+def _names_below(kind: type[UserError]) -> list[str]:
     """Returns the names of a class and of all that derive from it."""
     names = [kind.__name__]
     for child in kind.__subclasses__():
