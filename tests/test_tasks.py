@@ -192,6 +192,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(pictures, tmp_path, micro
     assert results_of(parts)["steps"] == 5
     assert pretrain(parts, pictures, *flags, "--resume") == 0
     assert_same_weights(whole, parts)
+    assert journal_of(parts) == journal_of(whole)
 
 
 def test_a_resumed_classification_equals_one_that_was_not_stopped(pretrained, pictures, tmp_path):
@@ -200,6 +201,7 @@ def test_a_resumed_classification_equals_one_that_was_not_stopped(pretrained, pi
     assert classify(parts, pretrained, pictures, "--max_steps=3", "--steps_per_execution=2") == 0
     assert classify(parts, pretrained, pictures, "--resume") == 0
     assert_same_weights(whole, parts)
+    assert journal_of(parts) == journal_of(whole)
 
 
 def journal_of(folder: Path) -> list[dict[str, str]]:
