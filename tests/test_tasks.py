@@ -192,6 +192,7 @@ def test_a_resumed_run_equals_one_that_was_not_stopped(pictures, tmp_path, micro
     assert results_of(parts)["steps"] == 5
     assert pretrain(parts, pictures, *flags, "--resume") == 0
     assert_same_weights(whole, parts)
+    assert journal_of(parts) == journal_of(whole)
 
 
 @pytest.mark.parametrize("freeze", ["--freeze=False", "--freeze=True"])
@@ -206,6 +207,7 @@ def test_a_resumed_classification_equals_one_that_was_not_stopped(
     assert classify(parts, tmp_path / "nowhere", pictures, freeze, "--resume") == 0
     assert_same_weights(whole, parts)
     assert results_of(whole)["initial_weights"] == results_of(parts)["initial_weights"]
+    assert journal_of(parts) == journal_of(whole)
 
 
 def journal_of(folder: Path) -> list[dict[str, str]]:

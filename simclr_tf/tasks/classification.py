@@ -95,6 +95,11 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
             jit_compile=run.execution.xla,
             steps_per_execution=assembly.steps_per_execution(run, plan),
         )
+    if run.strategy is None:
+        # Under a strategy Keras makes the metrics before the first step, here only within it: too
+        # late for a run that is taken up within an epoch and goes on with its means.
+        model.compute_metrics(None, tf.zeros([1], tf.int32), tf.zeros([1, num_classes]))
+        model.reset_metrics()
     variables = {
         **named_variables("encoder", encoder.variables),
         **named_variables("classifier", head.variables),

@@ -383,7 +383,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         spread = spans_workers(self.model.distribute_strategy)  # the leader alone has the file
         if step % self.steps_per_epoch and newest and step_of(newest) == step and not spread:
             arrays, metrics = read_arrays(newest), self._epoch_metrics()
-            if metrics.keys() <= arrays.keys():
+            if metrics.keys() == {name for name in arrays if name.startswith("epoch/")}:
                 restore(metrics, arrays, str(newest))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
