@@ -662,6 +662,10 @@ def test_what_memory_runs_out_for_is_no_bad_image(photos, tmp_path, monkeypatch,
         raise MemoryError
 
     monkeypatch.setattr(decode, "_to_rgb", fail)
+    with pytest.raises(BadFile, match="more memory than an image needs") as caught:
+        read_image(photos / "a" / "0.jpg")  # while there is room for every image
+    assert caught.value.kind == "damaged"
+    monkeypatch.setattr(decode, "_BYTES_PER_PIXEL", 1 << 30)
     with pytest.raises(OutOfMemoryError, match="memory to decode an image at .*0.jpg"):
         load(f"folder:{photos}", skip_bad_images=True)
     flags = (f"--dataset=folder:{photos}", "--skip_bad_images", "--input_size=16")

@@ -40,6 +40,7 @@ _TURNS = {
 }
 _JPEG_SCALES = (8, 4, 2)  # the decoder can shrink by these
 _PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
+_BYTES_PER_PIXEL = 16  # that decoding takes at most: of transparent pixels, with copies
 _HEAD = 512  # bytes of a file that is no image, to say what it is
 # How files begin that people have among their images, and what they are called.
 _FOREIGN = {
@@ -213,11 +214,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         ) from None
     except UnidentifiedImageError:
         fault, reason = _say_what(path)
-    except MemoryError:  # which says nothing about the file
-        raise OutOfMemoryError(
-            f"Expected memory to decode {kind} at {path}, got no more of it. Free some, or shrink "
-            "the file; a smaller --max_pixels counts large ones as bad."
-        ) from None
+    except MemoryError:
+        fault, reason = _blame_for_memory(path, kind)
     # Pillow's decoders raise almost anything for cut-off and damaged files.
     except Exception as error:
         number = getattr(error, "errno", None)  # the system's
@@ -234,6 +232,22 @@ def _count_bytes(path: str | Path) -> int:
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
         raise OSError(errno.EINVAL, "no regular file, but a folder, a pipe or a device")
     return status.st_size
+
+
+def _blame_for_memory(path: str | Path, kind: str) -> tuple[str, str]:
+    """Returns kind and reason of a file that asks for more memory than an image needs.
+
+    A damaged file may claim a chunk of gigabytes. Where there is no room for the largest image
+    either, the machine is to blame: OutOfMemoryError.
+    """
+    try:
+        np.empty(_BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or _PILLOWS_LIMIT), np.uint8)
+    except MemoryError:
+        raise OutOfMemoryError(
+            f"Expected memory to decode {kind} at {path}, got no more of it. Free some, or shrink "
+            "the file; a smaller --max_pixels counts large ones as bad."
+        ) from None
+    return "damaged", "it asks for more memory than an image needs"
 
 
 def _say_what(path: str | Path) -> tuple[str, str]:
