@@ -26,7 +26,7 @@ from simclr_tf.config import (
     WITHOUT_CHECKPOINTS,
     Config,
 )
-from simclr_tf.errors import UserError
+from simclr_tf.errors import OutOfMemoryError, UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
 
 DONE, WRONG, INTERRUPTED = 0, 2, 130
@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with _stopped_by_sigterm():
                 _run(config)
         sys.stdout.flush()
-    except UserError as error:
+    except (UserError, OutOfMemoryError) as error:
         return _fail(WRONG, f"error: {error}")
     except KeyboardInterrupt as stop:
         where = f": {stop}" if str(stop) else ""
@@ -164,7 +164,7 @@ def _run(config: Config) -> None:
         with _quiet_start():
             task = importlib.import_module(modules[config.task])
         task.run(config)
-    except (UserError, BrokenPipeError):
+    except (UserError, OutOfMemoryError, BrokenPipeError):
         raise
     except OSError as error:
         flag = "predict_save_path" if config.task == "predict" else config.save_flag

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exceptions that mean: the user can mend this."""
 
 from __future__ import annotations
 
@@ -8,4 +8,12 @@ class UserError(ValueError):
 
     The message says what was expected, what was got and what to do. The command line prints it
     on standard error without a traceback and exits with code 2.
+    """
+
+
+class OutOfMemoryError(MemoryError):
+    """Memory has run out for something that the message names; it is printed as a `UserError`'s.
+
+    It is none, as nothing is wrong with the data: what leaves bad files out must not leave this
+    one out.
     """

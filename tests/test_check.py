@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -28,8 +29,8 @@ from simclr_tf.data.decode import BadFile, read_header, read_image
 from simclr_tf.data.folders import load_folder
 from simclr_tf.data.loading import load
 from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
-from simclr_tf.errors import UserError
-from simclr_tf.tasks import check
+from simclr_tf.errors import OutOfMemoryError, UserError
+from simclr_tf.tasks import assembly, check
 
 PREVIEWS = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
 
@@ -375,6 +376,103 @@ def test_a_nasty_list(run_check, photos, tmp_path, capsys):
 
 
 @pytest.fixture
+def twice(tmp_path, rng) -> Path:
+    """A folder of 2 classes of 5 images, each there twice."""
+    for name in "ab":
+        (tmp_path / "twice" / name).mkdir(parents=True)
+        for i in range(5):
+            image = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+            for copy in ("one", "two"):
+                image.save(tmp_path / "twice" / name / f"{i}_{copy}.png")
+    return tmp_path / "twice"
+
+
+@pytest.mark.parametrize("form", ["folder", "list", "npz"])
+def test_copies_across_a_share_held_back_leak(run_check, twice, form):
+    train = load(f"folder:{twice}", cache="false").train
+    flags, kept = (f"--dataset=folder:{twice}",), train.paths
+    if form == "list":
+        pairs = zip(train.paths, train.labels, strict=True)
+        (twice / "list.txt").write_text("".join(f"{path},{label}\n" for path, label in pairs))
+        flags = (f"--train_file_path={twice / 'list.txt'}",)
+    elif form == "npz":
+        images = [train.read(i) for i in range(len(train))]
+        np.savez(twice / "all.npz", x=images, y=train.labels)
+        flags = (f"--dataset=npz:{twice / 'all.npz'}",)
+        kept = tuple(f"npz:{twice / 'all.npz'} (train)[{i}]" for i in range(len(train)))
+    code, folder = run_check(*flags)
+    assert code == 0 and results_of(folder)["problems"]["duplicate"] == 10
+    assert "leak" not in kinds_of(folder)
+
+    code, folder = run_check(*flags, "--val_fraction=0.4", "--seed=3", "--overwrite")
+    assert code == 0
+    held = load(f"folder:{twice}", val_fraction=0.4, seed=3).test.paths
+    across, within = set(), 0
+    for first, second in zip(train.paths[::2], train.paths[1::2], strict=True):
+        in_first, in_second = first in held, second in held
+        if in_first != in_second:
+            across.add(kept[train.paths.index(first if in_first else second)])
+        within += in_first == in_second
+    assert across and within
+    rows = table_of(folder)
+    assert {row["file"] for row in rows if row["kind"] == "leak"} == across
+    assert kinds_of(folder).count("duplicate") == within
+    if form == "list":
+        assert {row["list"] for row in rows if row["kind"] == "leak"} == {str(twice / "list.txt")}
+
+
+def test_a_share_that_cannot_be_held_back_is_a_problem(run_check, photos, capsys):
+    for path in list(photos.rglob("*.jpg"))[1:]:
+        path.unlink()
+    for name in "ab":
+        if not list((photos / name).iterdir()):
+            (photos / name).rmdir()
+    code, folder = run_check(f"--dataset=folder:{photos}", "--val_fraction=0.1")
+    assert code == 2 and kinds_of(folder) == ["one class", "held back"]
+    assert "both sides of --val_fraction=0.1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("classes", "kinds"),
+    [
+        (["bus", "car", "train"], []),
+        (["train", "Dev"], ["split as class"]),
+        (["cat", "dog", "test"], ["split as class"]),
+        (["Validation"], ["split as class"]),
+        (["cat"], ["one class"]),
+    ],
+)
+def test_classes_that_are_hardly_meant(tmp_path, run_check, capsys, classes, kinds):
+    for i, name in enumerate(classes):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (i, i, i)).save(tmp_path / "set" / name / "0.png")
+    code, folder = run_check(f"--dataset=folder:{tmp_path / 'set'}")
+    assert code == 0 and kinds_of(folder) == kinds
+    capsys.readouterr()
+    assembly.load_splits(Config.resolve(task="pretrain", dataset=f"folder:{tmp_path / 'set'}"))
+    out = capsys.readouterr().out
+    assert [kind for kind in ("one class", "split as class") if f"warning: {kind}" in out] == kinds
+
+
+def test_images_to_report_on_without_labels_are_named(run_check, photos):
+    (photos / "train").mkdir()
+    for name in "ab":
+        (photos / name).rename(photos / "train" / name)
+    (photos / "test").mkdir()
+    Image.new("RGB", (8, 8)).save(photos / "test" / "0.jpg")
+    code, folder = run_check(f"--dataset=folder:{photos}")
+    assert code == 0 and kinds_of(folder) == ["test without labels"]
+
+
+def test_an_empty_class_is_named_once(run_check, photos):
+    (photos / "aa").mkdir()
+    code, folder = run_check(f"--dataset=folder:{photos}")
+    assert code == 2 and kinds_of(folder) == ["empty folder"]
+    train = load_folder(str(photos), report=lambda _: None).train
+    assert train.class_names == ("a", "b") and train.labels.tolist() == [0] * 4 + [1] * 2
+
+
+@pytest.fixture
 def pairs(tmp_path, rng) -> Path:
     """Folders of 6 images and masks of 3 classes."""
     for name in ("images", "masks"):
@@ -483,7 +581,11 @@ def test_a_run_looks_at_a_sample_before_its_first_step(photos, tmp_path, monkeyp
     checks.look_at(splits, view=(8, 8), labels=True)
     assert sorted(read) == [splits.train.paths[i] for i in (0, 2, 5)]
     read.clear()
-    monkeypatch.setattr(checks, "SAMPLE_PIXELS", 700)  # 20 x 30 and 17 x 17 are more
+    monkeypatch.setattr(checks, "SAMPLE_PIXELS", 1200)  # of the three 1,489: fewer are spread anew
+    checks.look_at(splits, view=(8, 8), labels=True)
+    assert sorted(read) == [splits.train.paths[i] for i in (0, 5)]
+    read.clear()
+    monkeypatch.setattr(checks, "SAMPLE_PIXELS", 1)  # one is looked at, however large
     checks.look_at(splits, view=(8, 8), labels=True)
     assert read == [splits.train.paths[0]]
 
@@ -534,10 +636,49 @@ def test_only_files_of_equal_size_are_compared_and_each_once(tmp_path, monkeypat
     assert len(opened) == 3
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(photos, link):
+    pipe = photos / "pipe" if link else photos / "a" / "0.png"
+    os.mkfifo(pipe)
+    if link:
+        (photos / "a" / "0.png").symlink_to(pipe)
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError("still waiting for a writer")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.alarm(5)
+    try:
+        with pytest.raises(BadFile, match="0.png .*no regular file") as caught:
+            read_image(photos / "a" / "0.png")
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert caught.value.kind == "unreadable"
+
+
+def test_what_memory_runs_out_for_is_no_bad_image(photos, tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(decode, "_to_rgb", fail)
+    with pytest.raises(BadFile, match="more memory than an image needs") as caught:
+        read_image(photos / "a" / "0.jpg")  # while there is room for every image
+    assert caught.value.kind == "damaged"
+    monkeypatch.setattr(decode, "_BYTES_PER_PIXEL", 1 << 30)
+    with pytest.raises(OutOfMemoryError, match="memory to decode an image at .*0.jpg"):
+        load(f"folder:{photos}", skip_bad_images=True)
+    flags = (f"--dataset=folder:{photos}", "--skip_bad_images", "--input_size=16")
+    path = f"--pretrain_save_path={tmp_path / 'pretrain'}"
+    assert main.main(["--task=pretrain", *flags, path]) == 2
+    assert capsys.readouterr().err.startswith("error: Expected memory to decode an image at ")
+
+
 def test_folders_of_links_are_walked_to_an_end(tmp_path):
     (tmp_path / "data" / "a").mkdir(parents=True)
+    (tmp_path / "data" / ".git" / "b").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save(tmp_path / "data" / "a" / "1.png")
-    for name in ("here", "a/up"):
+    for name in ("here", "a/up", ".hidden", ".git/b/up"):  # nothing reads the last two
         (tmp_path / "data" / name).symlink_to(tmp_path / "data")
     root = str(tmp_path / "data")
     paths = load_folder(root).train.paths
@@ -570,6 +711,20 @@ def test_problems_are_grouped_counted_and_cut_off():
     assert lines[-1] == "    1,200 times: 16 bits: scaled to 8; the first 0.png"
     skipped = spell_problems(damaged, skip_bad_images=True)
     assert skipped.startswith("warning: damaged")
+
+
+def test_the_folder_is_left_out_where_names_begin_alone():
+    problems = [
+        Problem("leak", "d/good/d/1.jpg", "trained on as d/2.jpg"),
+        Problem("line", "d/list.txt", "none at /d/3.jpg", line=3),
+        Problem("mask size", "/d/4.jpg", line=4, list="d/more.txt"),
+    ]
+    shown = [line for line in spell_problems(problems, root="d").splitlines() if line[0] == " "]
+    assert shown == [
+        "    list.txt line 3: none at /d/3.jpg",
+        "    /d/4.jpg (more.txt line 4)",
+        "    good/d/1.jpg: trained on as d/2.jpg",
+    ]
 
 
 def test_each_kind_says_how_bad_it_is_and_every_check_names_one():

@@ -397,10 +397,10 @@ def test_a_folder_of_pairs(folder, cache):
     assert len(train.mask_paths) == 5
 
 
-@pytest.mark.parametrize("test_name", ["test", "val"])
+@pytest.mark.parametrize(("train_name", "test_name"), [("train", "val"), ("Train", "Test")])
 @pytest.mark.parametrize("inside", [True, False])
-def test_folders_of_pairs_with_splits(tmp_path, test_name, inside):
-    for split, numbers in (("train", (0, 1, 2)), (test_name, (3, 1))):
+def test_folders_of_pairs_with_splits(tmp_path, train_name, test_name, inside):
+    for split, numbers in ((train_name, (0, 1, 2)), (test_name, (3, 1))):
         for i in numbers:
             folders = ("images", "masks") if inside else (f"images/{split}", f"masks/{split}")
             pair(tmp_path / split if inside else tmp_path, str(i), i, folders=folders)

@@ -158,14 +158,26 @@ def test_folder_without_classes_has_no_labels(tmp_path):
         load(f"folder:{tmp_path}", need_labels=True)
 
 
-@pytest.mark.parametrize("test_name", ["test", "val"])
-def test_folder_with_splits(tmp_path, test_name):
+@pytest.mark.parametrize(
+    ("train_name", "test_name"),
+    [
+        ("train", "test"),
+        ("train", "val"),
+        ("train", "valid"),
+        ("Train", "Test"),
+        ("TRAIN", "Validation"),
+    ],
+)
+def test_folder_with_splits(tmp_path, train_name, test_name):
     for name, value in {"cat": 0, "dog": 10}.items():
-        write(tmp_path / "train" / name / "a.png", value)
+        write(tmp_path / train_name / name / "a.png", value)
     write(tmp_path / test_name / "dog" / "b.png", 11)  # no cat: dog keeps its number
     splits = load(f"folder:{tmp_path}", val_fraction=0.5)
     assert splits.train.labels.tolist() == [0, 1]
     assert splits.test.labels.tolist() == [1] and splits.test.class_names == ("cat", "dog")
+    is_first = test_name.lower() == "test"
+    write(tmp_path / ("val" if is_first else "Test") / "cat" / "c.png", 1)
+    assert values(load(f"folder:{tmp_path}").test) == ([11] if is_first else [1])
 
 
 def test_folder_with_a_class_that_was_not_trained(tmp_path):

@@ -24,14 +24,17 @@ from simclr_tf.data.decode import (
     size_of,
 )
 from simclr_tf.data.files import read_each
+from simclr_tf.data.folders import TEST_FOLDERS, TRAIN_FOLDER
 from simclr_tf.data.mask_checks import WrongSize, find_wrong_masks
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import Problem
-from simclr_tf.data.sources import Source, Splits, each_split
+from simclr_tf.data.sources import Source, Splits, each_split, share_out
+from simclr_tf.errors import UserError
 
 # What is decoded of a split before a run starts: so many images, and pixels in all.
 SAMPLE, SAMPLE_PIXELS = 64, 100_000_000
 Size = tuple[int, int]
+_LIKE_SPLITS = (TRAIN_FOLDER, *TEST_FOLDERS, "training", "testing", "dev", "eval", "holdout")
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "MPO": (".jpg", ".jpeg", ".mpo"),
@@ -143,6 +146,25 @@ def absent_classes(splits: Splits) -> Iterator[Problem]:
         yield Problem("class not tested", test.name, f"class {names[label]}")
 
 
+def odd_classes(source: Source) -> Iterator[Problem]:
+    """Classes that are hardly meant: splits of another name, or a single one."""
+    if source.labels is None or not len(source):
+        return
+    names = source.class_names
+    found = [name for name in names if name.lower() in _LIKE_SPLITS]
+    if found and (len(names) <= 2 or found != [TRAIN_FOLDER]):  # trains are a class of many sets
+        yield Problem("split as class", source.name, f"classes {', '.join(found)}")
+    elif source.num_classes == 1:
+        yield Problem("one class", source.name, f"class {names[0] if names else 0}")
+
+
+def untold_labels(splits: Splits) -> Iterator[Problem]:
+    """Images to report on that have no labels, where those that are trained on have some."""
+    train, test = splits.train, splits.test
+    if train.labels is not None and test is not None and test.labels is None:
+        yield Problem("test without labels", test.name, f"{len(test)} images")
+
+
 def wrong_labels(source: Source, num_classes: int) -> Iterator[Problem]:
     """Labels of arrays beyond --num_classes; lists are checked as they are read."""
     if source.labels is None or source.paths or not num_classes:
@@ -194,7 +216,13 @@ class Checked(NamedTuple):
 
 
 def check_splits(
-    splits: Splits, *, view: Size, num_classes: int = 0, masks: MaskRules | None = None
+    splits: Splits,
+    *,
+    view: Size,
+    num_classes: int = 0,
+    masks: MaskRules | None = None,
+    val_fraction: float = 0.0,
+    seed: int = 0,
 ) -> Checked:
     """Reads everything: decodes every image and mask, and compares what may be the same.
 
@@ -205,6 +233,9 @@ def check_splits(
         view: (h, w) of the views; (0, 0): not known.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: What the masks may hold, where there are some.
+        val_fraction: Share of a set without a test split that is held back: what is the same as
+            one of the others leaks.
+        seed: Of the draw of that share.
     """
     problems: list[Problem] = []
     sizes: set[Size] = set()
@@ -218,9 +249,17 @@ def check_splits(
     read = sum(map(len, splits.present()))
     splits = each_split(splits, check)
     problems += absent_classes(splits)
+    problems += odd_classes(splits.train)
+    problems += untold_labels(splits)
     for source in splits.present():
         problems += wrong_labels(source, num_classes)
-    problems += _check_copies(splits)
+    held = np.empty(0, np.int64)
+    if splits.test is None and val_fraction and len(splits.train):
+        try:
+            _, held = share_out(splits.train, val_fraction, seed)
+        except UserError as error:
+            problems.append(Problem("held back", splits.train.name, str(error)))
+    problems += _check_copies(splits, held)
     if masks is not None and splits.train.has_masks:
         problems += wrong_masks(splits, masks)
     heights, widths = zip(*sizes, strict=True) if sizes else ((0,), (0,))
@@ -241,18 +280,20 @@ def look_at(splits: Splits, *, view: Size, labels: bool) -> list[Problem]:
     for source in splits.present():
         if source.images is None:
             problems += _check_images(source.take(_sample(source)), view)[1]
+    problems += odd_classes(splits.train)
     if labels:
         problems += absent_classes(splits)
     return problems
 
 
 def _sample(source: Source) -> np.ndarray:
-    """Returns the indices of the files that are looked at, spread over a set."""
-    chosen = np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int))
-    if source.file_sizes is None:
-        return chosen
-    pixels = np.cumsum(source.file_sizes[chosen].prod(axis=1, dtype=np.int64))
-    return chosen[: max(1, np.count_nonzero(pixels <= SAMPLE_PIXELS))]
+    """Returns the indices of the files that are looked at, spread over the whole of a set."""
+    sizes = source.file_sizes
+    for count in range(SAMPLE, 0, -1):
+        chosen = np.unique(np.linspace(0, len(source) - 1, count).astype(int))
+        if sizes is None or sizes[chosen].prod(axis=1, dtype=np.int64).sum() <= SAMPLE_PIXELS:
+            break
+    return chosen
 
 
 def _check_images(source: Source, view: Size) -> tuple[Source, list[Problem], set[Size]]:
@@ -288,10 +329,16 @@ def _of_one(source: Source, index: int, facts: Facts | BadFile, view: Size) -> I
             yield _at(source, index, kind, path, fault)
 
 
-def _check_copies(splits: Splits) -> Iterator[Problem]:
-    """Compares the images of all splits with each other by their content."""
+def _check_copies(splits: Splits, held: np.ndarray) -> Iterator[Problem]:
+    """Compares the images of all splits with each other by their content.
+
+    Args:
+        splits: All of them.
+        held: Indices of the images of `splits.train` that are held back.
+    """
     items: list[Item] = []
-    sources = sorted(splits.present(), key=lambda source: source is splits.test)  # it comes last
+    reported = set(held.tolist())
+    sources = splits.present()
     for source in sources:
         labels: Iterable[Any] = [None] * len(source) if source.labels is None else source.labels
         names = source.class_names
@@ -302,7 +349,8 @@ def _check_copies(splits: Splits) -> Iterator[Problem]:
                 Item(
                     name,
                     _at(source, index, "", name, "").place,
-                    source is not splits.test,
+                    source is not splits.test
+                    and not (source is splits.train and index in reported),
                     spelled,
                     source,
                     index,
@@ -310,7 +358,9 @@ def _check_copies(splits: Splits) -> Iterator[Problem]:
             )
     in_memory = [s for s in sources if not s.paths]
     keys = keys_of_images(in_memory) if in_memory else keys_of_files([i.name for i in items])
-    for kind, item, detail in compare_copies(items, keys):
+    # What is trained on comes first.
+    order = sorted(range(len(items)), key=lambda i: not items[i].trained)
+    for kind, item, detail in compare_copies([items[i] for i in order], [keys[i] for i in order]):
         yield _at(item.source, item.number, kind, item.name, detail)
 
 

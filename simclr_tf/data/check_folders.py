@@ -59,7 +59,8 @@ def odd_links(root: str, read: set[str]) -> Iterator[Problem]:
     """Links to folders that lead back up, or that are not followed."""
     followed = _folders_above(read)
     for here, folders, _ in os.walk(root):
-        for name in sorted(folders):
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+        for name in folders:
             path = os.path.join(here, name)
             if not os.path.islink(path):
                 continue

@@ -22,10 +22,14 @@ def spell_problems(
     Args:
         problems: In any order.
         skip_bad_images: Whether bad images are left out.
-        root: A folder that names below it are shown without.
+        root: A folder that names of files and lists below it are shown without.
     """
     groups: dict[tuple[str, str], list[Problem]] = {}
+    start = f"{root.rstrip(os.sep)}{os.sep}" if root else ""
     for problem in problems:
+        problem = problem._replace(
+            file=problem.file.removeprefix(start), list=problem.list.removeprefix(start)
+        )
         severity = problem.severity(skip_bad_images=skip_bad_images)
         groups.setdefault((severity, problem.kind), []).append(problem)
     lines = []
@@ -33,8 +37,7 @@ def spell_problems(
         found = groups[severity, kind]
         lines.append(f"{severity}: {kind} ({len(found):,}): {KINDS[kind].meaning}")
         lines += [f"    {line}" for line in _spell_first(found)]
-    text = "\n".join(lines)
-    return text.replace(f"{root.rstrip(os.sep)}{os.sep}", "") if root else text
+    return "\n".join(lines)
 
 
 def _spell_first(problems: Sequence[Problem]) -> list[str]:

@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import re
+import stat
 import struct
 import warnings
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
-from simclr_tf.errors import UserError
+from simclr_tf.errors import OutOfMemoryError, UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
 T = TypeVar("T")
@@ -39,6 +40,7 @@ _TURNS = {
 }
 _JPEG_SCALES = (8, 4, 2)  # the decoder can shrink by these
 _PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
+_BYTES_PER_PIXEL = 16  # that decoding takes at most: of transparent pixels, with copies
 _HEAD = 512  # bytes of a file that is no image, to say what it is
 # How files begin that people have among their images, and what they are called.
 _FOREIGN = {
@@ -174,10 +176,15 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         path: The image's file.
         use: Called with the image, not decoded yet.
         kind: "an image", or "a mask", which no flag leaves out; for the messages.
+
+    Raises:
+        UserError: The file is bad, or `use` raises one.
+        OutOfMemoryError: There is not enough memory, which no flag leaves files out for.
     """
     leave_out = ", or pass --skip_bad_images to leave it out" if kind == "an image" else ""
     mend = f"Mend or remove the file{leave_out}."
     try:
+        num_bytes = _count_bytes(path)
         with Image.open(path) as image:
             if image.format == "EPS":  # a program, which Pillow would have an interpreter run
                 raise UnidentifiedImageError
@@ -186,7 +193,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Image.DecompressionBombError(f"{image.width * image.height} pixels")
             # All in one block: between blocks the decoder would wait for the interpreter's lock.
-            image.decodermaxblock = max(image.decodermaxblock, Path(path).stat().st_size)
+            image.decodermaxblock = max(image.decodermaxblock, num_bytes)
             return use(image)
     except UserError:
         raise
@@ -207,6 +214,8 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         ) from None
     except UnidentifiedImageError:
         fault, reason = _say_what(path)
+    except MemoryError:
+        fault, reason = _blame_for_memory(path, kind)
     # Pillow's decoders raise almost anything for cut-off and damaged files.
     except Exception as error:
         number = getattr(error, "errno", None)  # the system's
@@ -215,6 +224,30 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     raise BadFile(
         f"Expected {kind} that decodes, got {path} ({reason}). {mend}", kind=fault, reason=reason
     )
+
+
+def _count_bytes(path: str | Path) -> int:
+    """Returns a file's length; raises OSError where it is no regular one, or a link to none."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
+        raise OSError(errno.EINVAL, "no regular file, but a folder, a pipe or a device")
+    return status.st_size
+
+
+def _blame_for_memory(path: str | Path, kind: str) -> tuple[str, str]:
+    """Returns kind and reason of a file that asks for more memory than an image needs.
+
+    A damaged file may claim a chunk of gigabytes. Where there is no room for the largest image
+    either, the machine is to blame: OutOfMemoryError.
+    """
+    try:
+        np.empty(_BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or _PILLOWS_LIMIT), np.uint8)
+    except MemoryError:
+        raise OutOfMemoryError(
+            f"Expected memory to decode {kind} at {path}, got no more of it. Free some, or shrink "
+            "the file; a smaller --max_pixels counts large ones as bad."
+        ) from None
+    return "damaged", "it asks for more memory than an image needs"
 
 
 def _say_what(path: str | Path) -> tuple[str, str]:

@@ -14,15 +14,17 @@ from simclr_tf.data.problems import Problem, Report, refuse
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.errors import UserError
 
-TEST_FOLDERS = ("test", "val")
+TRAIN_FOLDER = "train"
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there, in any case
 IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
 
 
 def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> Splits:
     """Lists the images of a folder, without decoding any.
 
-    Where there are `train` and `test` (or `val`) folders they are the splits, otherwise all of it
-    is the training set. Sub-folders are the classes, sorted by name; without any, there are no
+    Where there are `train` and `test` folders they are the splits, otherwise all of it is the
+    training set. Without `test`, `val`, `valid` or `validation` stands for it; capitals do not
+    matter. Sub-folders are the classes, sorted by name; without any, there are no
     labels. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
     only the images are listed.
 
@@ -41,10 +43,11 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
     if masks:
         return _load_pairs(root, name, report)
     root = _images_of(root)
-    test = _test_folder(root)
-    if test is None:
+    folders = _split_folders(root)
+    if folders is None:
         return Splits(_list_folder(root, name, report))
-    train_source = _list_folder(_images_of(root / "train"), f"{name} (train)", report)
+    train, test = folders
+    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", report)
     test_source = _list_folder(_images_of(root / test), f"{name} ({test})", report)
     return Splits(train_source, _with_classes_of(train_source, test_source, report))
 
@@ -52,14 +55,18 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
 def holds_masks(path: str) -> bool:
     """Tells whether a folder, or the splits in it, hold `images` and `masks`."""
     root = Path(path)
-    return _has_masks(root) or (_test_folder(root) is not None and _has_masks(root / "train"))
+    folders = _split_folders(root)
+    return _has_masks(root) or (folders is not None and _has_masks(root / folders[0]))
 
 
-def _test_folder(root: Path) -> str | None:
-    """Returns the name of the folder beside `train` that is reported on, where there are both."""
-    if not (root / "train").is_dir():
-        return None
-    return next((name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+def _split_folders(root: Path) -> tuple[str, str] | None:
+    """Returns the folders that are trained and reported on, as they are spelled, or None."""
+    wanted = (TRAIN_FOLDER, *TEST_FOLDERS)
+    names = sorted(os.listdir(root)) if root.is_dir() else []
+    # Of several that differ in capitals alone, the one without comes last.
+    found = {n.lower(): n for n in names if n.lower() in wanted and (root / n).is_dir()}
+    test = next((found[name] for name in TEST_FOLDERS if name in found), None)
+    return None if test is None or TRAIN_FOLDER not in found else (found[TRAIN_FOLDER], test)
 
 
 def _has_masks(folder: Path) -> bool:
@@ -72,8 +79,8 @@ def _images_of(folder: Path) -> Path:
 
 def _load_pairs(root: Path, name: str, report: Report) -> Splits:
     """Lists images and masks: {images,masks}, {images,masks}/SPLIT or SPLIT/{images,masks}."""
-    test = _test_folder(_images_of(root))
-    if test is None and not _has_masks(root):
+    folders = _split_folders(_images_of(root))
+    if folders is None and not _has_masks(root):
         found = ", ".join(sorted(d.name for d in root.iterdir() if d.is_dir())) or "no folder"
         raise UserError(
             f"Expected the folders {IMAGES} and {MASKS} in {root}, or in train and test in it, got "
@@ -87,7 +94,7 @@ def _load_pairs(root: Path, name: str, report: Report) -> Splits:
             parts = root / folder / IMAGES, root / folder / MASKS
         return _pair(*parts, f"{name} ({folder})" if folder else name, report)
 
-    return Splits(split("")) if test is None else Splits(split("train"), split(test))
+    return Splits(split("")) if folders is None else Splits(*map(split, folders))
 
 
 def _pair(image_folder: Path, mask_folder: Path, name: str, report: Report) -> Source:
@@ -130,18 +137,21 @@ def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _list_folder(root: Path, name: str, report: Report) -> Source:
-    classes = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not classes:
+    folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+    if not folders:
         return Source(name, paths=_files_below(root, name))
     paths: list[str] = []
     labels: list[int] = []
-    for label, folder in enumerate(classes):
+    classes: list[str] = []
+    for folder in folders:
         found = _find_below(root / folder)
         if not found:
             fault = _nothing_in(root / folder, f"{name}, class {folder}", "images")
             _tell(report, fault, Problem("empty folder", str(root / folder)))
+            continue
         paths += found
-        labels += [label] * len(found)
+        labels += [len(classes)] * len(found)
+        classes.append(folder)
     if not paths:
         raise UserError(_nothing_in(root, name, "images"))
     # A name that is no UTF-8 could not be printed.

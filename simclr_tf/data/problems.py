@@ -38,6 +38,19 @@ KINDS: dict[str, Kind] = {
         WARNING, "the second column holds neither labels nor masks: only pre-training can use it"
     ),
     "class without images": Kind(WARNING, "no training image has this class: add some"),
+    "one class": Kind(
+        WARNING, "all labels are the same, so nothing can be learnt from them: a folder too deep?"
+    ),
+    "split as class": Kind(
+        WARNING,
+        "folders named like splits are read as classes: name two of them train and test (or val), "
+        "or pass the folder that holds the classes",
+    ),
+    "test without labels": Kind(
+        WARNING,
+        "images to report on have no labels, which classification and evaluate need: sort them "
+        "into the classes' folders, or move them away, and a share of the others is held back",
+    ),
     "class not tested": Kind(NOTICE, "no image that is reported on has this class"),
     "outside the classes": Kind(WARNING, "images in no class or split are not read: move them"),
     "not read": Kind(NOTICE, "files whose extension is not looked for"),
@@ -51,7 +64,7 @@ KINDS: dict[str, Kind] = {
     "missing": Kind(ERROR, f"there is no such file: {_MEND}", skippable=True),
     "broken link": Kind(ERROR, f"the link leads nowhere: {_MEND}", skippable=True),
     "unreadable": Kind(
-        ERROR, f"the system does not let them be read (permissions?): {_MEND}", skippable=True
+        ERROR, f"no files that the system lets be read (permissions?): {_MEND}", skippable=True
     ),
     "empty": Kind(ERROR, f"the file has no bytes: {_MEND}", skippable=True),
     "no image": Kind(ERROR, f"the content is no image: {_MEND}", skippable=True),
@@ -65,10 +78,17 @@ KINDS: dict[str, Kind] = {
     "no image left": Kind(ERROR, "not one image of this set decodes"),
     # -- contents --
     "leak": Kind(
-        WARNING, "the same image is trained on and reported on: results tell little, remove one"
+        WARNING,
+        "the same image is trained on and reported on (or held back, --val_fraction): results tell "
+        "little, remove one",
     ),
     "two labels": Kind(WARNING, "the same image has two labels: keep one"),
-    "duplicate": Kind(NOTICE, "the same image again: it weighs double"),
+    "duplicate": Kind(
+        NOTICE,
+        "the same image again: it weighs double, and leaks where --val_fraction holds back one of "
+        "the two",
+    ),
+    "held back": Kind(ERROR, "--val_fraction cannot hold back a share"),
     # -- masks --
     "bad mask": Kind(ERROR, "the mask cannot be read: mend it"),
     "mask size": Kind(ERROR, "the mask's size is not its image's: mend it or pair them anew"),

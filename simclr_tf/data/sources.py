@@ -154,6 +154,13 @@ def hold_back(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
     Raises:
         UserError: One of the parts would be empty.
     """
+    rest, held = share_out(source, fraction, seed)
+    part = dataclasses.replace(source.take(held), name=f"{source.name}, held back")
+    return source.take(rest), part
+
+
+def share_out(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the indices of the two parts of `hold_back`, int64 in rising order; raises as it."""
     labels = np.zeros(len(source), np.int32) if source.labels is None else source.labels
     held, rest = stratified_split(labels, fraction, seed)
     single = ~np.isin(labels[held], labels[rest])  # classes that training would lose
@@ -163,8 +170,7 @@ def hold_back(source: Source, fraction: float, seed: int) -> tuple[Source, Sourc
             f"Expected images on both sides of --val_fraction={fraction}, got {len(source)} in "
             f"{source.name}. Add images, or pass another share."
         )
-    part = dataclasses.replace(source.take(held), name=f"{source.name}, held back")
-    return source.take(rest), part
+    return rest, held
 
 
 def share_classes(train: Source, test: Source | None) -> Splits:

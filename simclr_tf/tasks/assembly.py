@@ -279,7 +279,7 @@ def load_splits(
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
-    splits = _load(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
+    splits = load_unseen(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
     size = config.crop_size if config.crop_size != (0, 0) else config.input_size
     problems = look_at(splits, view=size, labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
@@ -295,9 +295,14 @@ def load_splits(
     return splits
 
 
-def _load(
-    config: Config, *, need_labels: bool, unlabelled: bool, masks: MaskRules | None
+def load_unseen(
+    config: Config,
+    *,
+    need_labels: bool = False,
+    unlabelled: bool = True,
+    masks: MaskRules | None = None,
 ) -> data.Splits:
+    """Does as `load_splits`, but looks at no sample."""
     return data.load(
         config.dataset,
         train_file_path=config.train_file_path,

@@ -157,7 +157,14 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
         problems += check_folder(folder_of(config.dataset), read, known)
     view = config.crop_size if config.crop_size != (0, 0) else config.input_size
-    checked = check_splits(splits, view=view, num_classes=config.num_classes, masks=rules)
+    checked = check_splits(
+        splits,
+        view=view,
+        num_classes=config.num_classes,
+        masks=rules,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
     problems += checked.problems
     return checked
 
@@ -169,7 +176,7 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
     """
     try:
         # Both sides of a share held back are checked.
-        return assembly.load_splits(config.replace(val_fraction=0.0), masks=rules)
+        return assembly.load_unseen(config.replace(val_fraction=0.0), masks=rules)
     except UnreadableArchive:
         raise
     except UserError:
