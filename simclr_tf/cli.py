@@ -184,7 +184,7 @@ def wrapped_message(text: str) -> str | None:
     """Returns the message of a UserError, such as a file's, that TensorFlow made an error of its
     own of, which keeps the name of the class, the message and the traceback; None for others.
     """
-    names = "|".join(_names_below(UserError))
+    names = "|".join([*_names_below(UserError), OutOfMemoryError.__name__])
     wrapped = re.search(rf"\b(?:{names}): (.+?)\nTraceback \(most recent", text, re.DOTALL)
     return wrapped and wrapped[1]
 

@@ -3,6 +3,7 @@
     run_folder:
       format: 1
       simclr_tf: 0.1.0
+      data: {"images": 5000, ...}
 
 A folder that says nothing is of the oldest version. Raise VERSION when a reader of today would
 misread what a folder will hold; take a version out of READABLE when its folders can be read no
@@ -11,6 +12,7 @@ longer.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +28,24 @@ class UnreadableFormat(UserError):
     """A run folder is of a version that this library does not read."""
 
 
-def state_format() -> str:
-    """Returns the lines of YAML that a run folder written today begins with."""
-    version = simclr_tf.__version__
-    return f"# run folder\n{KEY}:\n  format: {VERSION}\n  simclr_tf: {version}\n\n"
+def state_format(data: Mapping[str, Any] | None = None) -> str:
+    """Returns the lines of YAML that a run folder written today begins with.
+
+    Args:
+        data: What tells the training images from others, where there are any.
+    """
+    lines = ["# run folder", f"{KEY}:", f"  format: {VERSION}"]
+    lines.append(f"  simclr_tf: {simclr_tf.__version__}")
+    if data is not None:
+        lines.append(f"  data: {json.dumps(dict(data))}")
+    return "\n".join(lines) + "\n\n"
+
+
+def data_of(content: Mapping[Any, Any]) -> Mapping[str, Any] | None:
+    """Returns what a `config.yaml` says of the training images; None where it says nothing."""
+    said = content.get(KEY)
+    data = said.get("data") if isinstance(said, Mapping) else None
+    return data if isinstance(data, Mapping) else None
 
 
 def take_settings(content: Mapping[Any, Any], where: object) -> dict[Any, Any]:

@@ -55,6 +55,7 @@ def write_whole(
 
     Raises:
         NotWritten: The disk is full, say. The file that was there is as it was.
+        OSError: `save` or the folder has another fault.
     """
     name, most = path.name, 240  # bytes: an image's name may be as long as names can be
     if len(os.fsencode(name)) > most:
@@ -68,10 +69,20 @@ def write_whole(
         if sync:
             _sync(path.parent)
     except OSError as error:
-        raise NotWritten(path, error.strerror or str(error), need=need) from error
+        if error.errno not in DISK_FAULTS:
+            raise
+        at, reason = path_in(error) or path, error.strerror or str(error)
+        if at in (path, partial, path.parent):
+            raise NotWritten(path, reason, need=need) from error
+        raise NotWritten(at, reason) from error
     finally:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+def path_in(error: OSError) -> Path | None:
+    """Returns the file that an error of the system names, if it does."""
+    return Path(error.filename) if isinstance(error.filename, str | os.PathLike) else None
 
 
 def _sync(path: Path) -> None:

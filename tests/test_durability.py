@@ -228,7 +228,7 @@ def test_every_writer_of_a_run_leaves_what_was_there(tmp_path, small_files):
     folder.begin(resume=False, overwrite=False, flag="")
     weights = {"a": keras.Variable(np.arange(10_000.0))}
     writers = {
-        "metrics.csv": lambda text: folder.add_row({"step": 1, "loss": text}),
+        "metrics.csv": lambda text: folder.add_row({"epoch": 1, "step": 1, "loss": text}),
         "config.yaml": lambda text: folder.write_config(f"seed: {text}\n"),
         "model.json": lambda text: folder.write_model(text=text),
         "results.json": lambda text: folder.write_results({"text": text}),

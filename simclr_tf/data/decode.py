@@ -39,7 +39,7 @@ _TURNS = {
     8: (True, True, False),
 }
 _JPEG_SCALES = (8, 4, 2)  # the decoder can shrink by these
-_PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS
+_PILLOWS_LIMIT = Image.MAX_IMAGE_PIXELS or 0
 _BYTES_PER_PIXEL = 16  # that decoding takes at most: of transparent pixels, with copies
 _HEAD = 512  # bytes of a file that is no image, to say what it is
 # How files begin that people have among their images, and what they are called.

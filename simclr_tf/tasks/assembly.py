@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -33,6 +33,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.disk import check_room, naming_the_way_on
+from simclr_tf.tasks.same_images import Record, check_same_images, record_of
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
 from simclr_tf.training.checkpoints import (
@@ -89,7 +90,7 @@ class Run:
     def finish(self, **metrics: Any) -> dict[str, Any]:
         """Writes and returns the results: the task's metrics and what every task reports."""
         versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        skipped = self.folder.rows[-1].get("skipped_steps") if self.folder.rows else None
+        skipped = self.folder.last_numbers().get("skipped_steps")
         results = {
             "task": self.config.task,
             "config": self.config.to_dict(),
@@ -106,10 +107,13 @@ class Run:
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 
-    def _time_of_checkpoints(self) -> dict[str, float]:
+    def _time_of_checkpoints(self) -> dict[str, float | None]:
         if self.config.task in WITHOUT_CHECKPOINTS:
             return {}
-        return {"checkpoint_seconds": round(self.folder.checkpoints.seconds, 2)}
+        seconds = self.folder.checkpoints.seconds
+        # A finished run that is resumed saves none.
+        taken = round(seconds, 2) if seconds else self.folder.known("checkpoint_seconds")
+        return {"checkpoint_seconds": taken}
 
 
 @contextlib.contextmanager
@@ -176,7 +180,17 @@ def _open_folder(config: Config) -> Iterator[RunFolder]:
             flag=config.save_flag,
             can_resume=config.task not in WITHOUT_CHECKPOINTS,
         )
+        if config.resume:
+            _check_resumed(config, folder, _decided(config))
         yield folder
+
+
+def _decided(config: Config) -> list[str]:
+    """Returns the settings given that no later step decides: of others the run's own weights would
+    speak first, and give advice that does not count on a resumed run.
+    """
+    later = ("config", "normalize_input")  # the same numbers can be spelled in two ways
+    return [n for n in config.given if n not in later and getattr(config, n) != "auto"]
 
 
 @contextlib.contextmanager
@@ -208,14 +222,33 @@ def _with_own_folder(config: Config) -> Config:
 def _where_it_was_moved(config: Config) -> Config:
     """Returns the settings of a run that is resumed by its own `config.yaml` with the folder that
     this lies in, where the one it names holds no run: the run was moved.
+
+    Raises:
+        UserError: The folder it names holds one too, and no flag says which is meant.
     """
-    here = pathlib.Path(config.config).parent
+    here, there = pathlib.Path(config.config).parent, pathlib.Path(config.save_path)
     if not config.resume or not config.config or not RunFolder(here).checkpoints.files():
         return config
-    if RunFolder(config.save_path).checkpoints.files():
+    if RunFolder(there).checkpoints.files():
+        if not (os.path.samefile(here, there) or _chose_folder(config, here)):
+            raise UserError(
+                f"Expected one run to resume, got one in {here}, where --config lies, and another "
+                f"in {there}, which that file names. Pass --{config.save_flag}={here} or "
+                f"--{config.save_flag}={there}."
+            )
         return config
     print(f"there is no run in {config.save_path}: goes on with that in {here}", flush=True)
     return config.replace(**{config.save_flag: str(here)})
+
+
+def _chose_folder(config: Config, here: pathlib.Path) -> bool:
+    """Tells whether a flag chose the run folder, or the run beside --config is another task's."""
+    began = RunFolder(here).settings() or {}
+    return (
+        began.get("task") != config.task
+        or began.get(config.save_flag) != config.save_path
+        or any(word.partition("=")[0] == f"--{config.save_flag}" for word in config.words)
+    )
 
 
 def task_of(folder: pathlib.Path) -> str | None:
@@ -390,11 +423,15 @@ def view_size(config: Config, source: data.Source) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The steps of a run and its learning rate, derived once from the settings and the data."""
+    """The steps of a run and its learning rate, derived once from the settings and the data.
+
+    `images` tells the training images from others.
+    """
 
     steps_per_epoch: int
     last_step: int
     schedule: WarmupCosine
+    images: Record
 
     @property
     def epochs(self) -> float:
@@ -418,7 +455,10 @@ def plan_steps(config: Config, source: data.Source) -> Plan:
         + (f"; ends at step {last} (--max_steps)" if last < total else ""),
         flush=True,
     )
-    return Plan(epoch_steps, last, WarmupCosine(peak, warmup_steps=warmup, total_steps=total))
+    schedule = WarmupCosine(peak, warmup_steps=warmup, total_steps=total)
+    labels = config.task != "pretrain"
+    images = record_of(source, steps_per_epoch=epoch_steps, labels=labels)
+    return Plan(epoch_steps, last, schedule, images)
 
 
 def steps_per_execution(run: Run, plan: Plan) -> int:
@@ -486,7 +526,7 @@ def begin_or_resume(
     Raises:
         UserError: There is nothing to resume that fits, or a worker runs something else.
     """
-    step = _begin_or_resume(run.config, run.folder, variables, first_row) if run.leads else 0
+    step = _begin_or_resume(run.config, run.folder, variables, plan, first_row) if run.leads else 0
     same = {k: v for k, v in run.config.to_dict().items() if k not in FREE_ON_RESUME}
     steps = plan.steps_per_epoch if plan else 0
     fingerprint = zlib.crc32(repr((sorted(same.items()), steps)).encode())
@@ -497,31 +537,40 @@ def _begin_or_resume(
     config: Config,
     folder: RunFolder,
     variables: Variables,
+    plan: Plan | None,
     first_row: Callable[[], dict[str, float]],
 ) -> int:
     if config.resume:
         _check_resumed(config, folder)
+        if plan:
+            check_same_images(folder.data(), plan.images, folder)
     if variables:
         check_room(config, folder, variables)
     if config.resume:
-        return _resume(folder, variables)
+        return _resume(folder, variables, plan)
     if config.overwrite:
         folder.clear()
     # What is written must not, read back with --config, resume or overwrite by itself.
-    folder.write_config(config.replace(resume=False, overwrite=False).to_yaml())
+    text = config.replace(resume=False, overwrite=False).to_yaml()
+    folder.write_config(text, data=plan.images if plan else None)
     row = first_row()
     if row:
         folder.add_row({"epoch": 0, "step": 0, **row})
     return 0
 
 
-def _resume(folder: RunFolder, variables: Variables) -> int:
+def _resume(folder: RunFolder, variables: Variables, plan: Plan | None) -> int:
     """Restores the newest checkpoint that is whole; what was written after it is dropped."""
     newest = folder.checkpoints.newest_good()
     if newest is None:  # `RunFolder.begin` has seen one
         raise UserError(f"Expected a checkpoint in {folder.path}, got none. Leave out --resume.")
-    restore(variables, read_arrays(newest), str(newest))
     step = step_of(newest)
+    if plan and step > plan.last_step:
+        raise UserError(
+            f"Expected --max_steps of {step} or more, which the run in {folder.path} has reached, "
+            f"got an end at step {plan.last_step}. Pass a later one, or leave --max_steps out."
+        )
+    restore(variables, read_arrays(newest), str(newest))
     folder.cut_back(step)
     print(f"resumed at step {step} from {newest}", flush=True)
     return step
@@ -549,8 +598,10 @@ def train(
     variables: Variables,
     callbacks: list[keras.callbacks.Callback],
     **fit_arguments: Any,
-) -> float:
+) -> float | None:
     """Trains with progress, journal, TensorBoard and checkpoints; returns images per second.
+
+    Where nothing is left to train they are those that the run wrote before, None if not known.
 
     Args:
         run: The run, settings decided.
@@ -591,6 +642,8 @@ def train(
     finally:
         save.restore_handlers()
     _name_slow_saving(config, run.folder.checkpoints.seconds, time.monotonic() - started)
+    if first_step >= plan.last_step:
+        return run.folder.known("images_per_second")
     return round(progress.images_per_second, 1)
 
 
@@ -605,8 +658,14 @@ def _name_slow_saving(config: Config, saving: float, training: float) -> None:
         )
 
 
-def _check_resumed(config: Config, folder: RunFolder) -> None:
-    """Raises UserError where a resumed run would go on with other settings than it began with."""
+def _check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None = None) -> None:
+    """Raises UserError where a resumed run would go on with other settings than it began with.
+
+    Args:
+        config: The settings.
+        folder: The run's folder.
+        names: Those of the settings that are compared; None: all.
+    """
     began, now = folder.settings(), config.to_dict()
     if began is None:
         raise UserError(
@@ -622,7 +681,7 @@ def _check_resumed(config: Config, folder: RunFolder) -> None:
         )
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
-        for name in now
+        for name in (now if names is None else names)
         if name in began and name not in FREE_ON_RESUME and now[name] != began[name]
     ]
     if changed:

@@ -199,7 +199,7 @@ def _report(
     names: tuple[str, ...],
     train: data.Source,
     test: data.Source,
-    images_per_second: float,
+    images_per_second: float | None,
     origin: str,
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
@@ -212,6 +212,8 @@ def _report(
             for label, column in (("train", name), ("test", f"val_{name}"))
             if column in series
         }
+        if not curves:  # the journal was removed
+            continue
         path = run.folder.plots / f"{name}.png"
         plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=name == "accuracy")
     accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)

@@ -13,7 +13,7 @@ from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.errors import UserError
 from simclr_tf.training.checkpoints import Variables, size_of
 from simclr_tf.training.run_folder import RunFolder
-from simclr_tf.writing import DISK_FAULTS, NotWritten, free_bytes, spell_bytes
+from simclr_tf.writing import DISK_FAULTS, NotWritten, free_bytes, path_in, spell_bytes
 
 
 def check_room(config: Config, folder: RunFolder, variables: Variables) -> None:
@@ -58,7 +58,10 @@ def naming_the_way_on(config: Config, folder: RunFolder) -> Iterator[None]:
         reason = _disk_fault(error)
         if not reason:
             raise
-        path = folder.tensorboard if isinstance(error, tf.errors.OpError) else folder.path
+        if isinstance(error, tf.errors.OpError):
+            path = folder.tensorboard
+        else:
+            path = path_in(error) or folder.path
         raise NotWritten(path, reason, remedy=_remedy(config, folder)) from error
 
 

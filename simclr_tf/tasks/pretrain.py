@@ -221,10 +221,10 @@ def _results(
     plan: assembly.Plan,
     monitor: KNNMonitor,
     model: SimCLR,
-    images_per_second: float,
+    images_per_second: float | None,
 ) -> dict[str, Any]:
     """Returns the task's part of results.json, measured on the weights of the last step."""
-    last = run.folder.rows[-1]
+    last = run.folder.last_numbers()
     metrics: dict[str, Any] = {
         "loss": assembly.rounded(last.get("loss", np.nan)),
         "contrastive_accuracy": assembly.rounded(last.get("contrastive_accuracy", np.nan)),
@@ -269,6 +269,8 @@ def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset)
 
 
 def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
+    if not run.folder.rows:  # the journal was removed
+        return
     series = plots.series_of(run.folder.rows)
     epochs = series["epoch"]
     levels = {"start, ln(2N-1)": loss.start(batch_size)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import keras
@@ -34,6 +35,7 @@ from simclr_tf.training.checkpoints import (
     numbered_variables,
     read_arrays,
     restore,
+    step_of,
 )
 from simclr_tf.training.run_folder import Row
 
@@ -150,6 +152,7 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
         scale_rule(size, trained_on=trained_on, area_min=area_min),
     )
     step = assembly.begin_or_resume(run, variables, plan=plan)
+    _name_unknown_best(run, step)
     origin = assembly.name_initial_weights(run, checkpoint)
     run.folder.write_model(
         class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
@@ -350,7 +353,9 @@ def _judge_test(
         "confusion_matrix": chosen.matrix.tolist(),
         "checkpoint": "last" if row is None else "best",
         "best_step": None if row is None else int(row["step"]),
-        "validation_mean_iou": None if row is None else assembly.rounded(row["val_mean_iou"]),
+        "validation_mean_iou": None
+        if row is None
+        else assembly.rounded(row.get("val_mean_iou", np.nan)),
         "last": {
             "mean_iou": assembly.rounded(last.mean_iou),
             "pixel_accuracy": assembly.rounded(last.pixel_accuracy),
@@ -361,14 +366,30 @@ def _judge_test(
 def _best_row(run: assembly.Run) -> Row | None:
     """Returns the journal's row of the best weights; None where nothing was judged.
 
-    A run that was killed, and resumed with an earlier end, may have kept weights from after it:
-    they are not of this run's past, and are removed, as are such that are damaged.
+    Where the journal was removed, what is left of the row is its step. A run that was killed, and
+    resumed with an earlier end, may have kept weights from after it: they are not of this run's
+    past, and are removed, as are such that are damaged.
     """
-    row, path = best_row(run.folder.rows, "val_mean_iou"), run.folder.checkpoints.best
-    if row is not None and run.folder.checkpoints.step_of_best() == int(row["step"]):
+    row, checkpoints = best_row(run.folder.rows, "val_mean_iou"), run.folder.checkpoints
+    step, newest = checkpoints.step_of_best(), checkpoints.newest()
+    if row is not None and step == row["step"]:
         return row
-    path.unlink(missing_ok=True)
+    if row is None and step is not None and newest is not None and step <= step_of(newest):
+        return {"step": step}
+    checkpoints.best.unlink(missing_ok=True)
     return None
+
+
+def _name_unknown_best(run: assembly.Run, step: int) -> None:
+    """Warns where a resumed run has best weights and no journal that says how good they are."""
+    best = run.folder.checkpoints.step_of_best() if step else None
+    if best is not None and best <= step and best_row(run.folder.rows, "val_mean_iou") is None:
+        print(
+            f"warning: no journal says how good {run.folder.checkpoints.best} of step {best} is: "
+            "the next weights that are judged replace it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCounts) -> None:

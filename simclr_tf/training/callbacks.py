@@ -25,7 +25,6 @@ from simclr_tf.training.checkpoints import (
     numbered_variables,
     read_arrays,
     restore,
-    step_of,
 )
 from simclr_tf.training.distribution import spans_workers
 from simclr_tf.training.run_folder import Row, RunFolder
@@ -379,12 +378,14 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Goes on with the means of an epoch that is taken up where another run left it."""
-        step, newest = self.model.trained_steps, self.folder.checkpoints.newest()
+        step = self.model.trained_steps
+        # Not the newest, which may be a damaged one that was passed by.
+        path = self.folder.checkpoints.path_of(step)
         spread = spans_workers(self.model.distribute_strategy)  # the leader alone has the file
-        if step % self.steps_per_epoch and newest and step_of(newest) == step and not spread:
-            arrays, metrics = read_arrays(newest), self._epoch_metrics()
+        if step % self.steps_per_epoch and path.exists() and not spread:
+            arrays, metrics = read_arrays(path), self._epoch_metrics()
             if metrics.keys() == {name for name in arrays if name.startswith("epoch/")}:
-                restore(metrics, arrays, str(newest))
+                restore(metrics, arrays, str(path))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._told_to_stop and batch + 1 < self.params["steps"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import operator
 import pathlib
 import sys
 import time
@@ -19,6 +20,7 @@ from simclr_tf.writing import write_whole
 
 PATTERN = f"step-{9 * '[0-9]'}.safetensors"
 CHECKSUM = "checksum"  # its name among a file's metadata
+SUM = "crc32:"  # what it begins with
 
 Arrays = dict[str, np.ndarray]
 Variables = dict[str, keras.Variable]
@@ -83,13 +85,22 @@ class Checkpoints:
 
     def find_good(self) -> tuple[pathlib.Path | None, list[str]]:
         """Returns the newest checkpoint that is whole, if any is, and what the newer ones lack."""
-        faults: list[str] = []
-        for path in reversed(self.files()):
-            fault = fault_of(path)
+        faults: dict[pathlib.Path, str] = {}
+        while True:
+            # A run that saves in the meantime drops older ones: then there are newer.
+            left = [path for path in self.files() if path not in faults]
+            if not left:
+                return None, list(faults.values())
+            path = left[-1]
+            try:
+                fault = fault_of(path)
+            except UserError as error:
+                if isinstance(error.__cause__, FileNotFoundError) and path not in self.files():
+                    continue
+                raise
             if not fault:
-                return path, faults
-            faults.append(f"{path} ({fault})")
-        return None, faults
+                return path, [said for other, said in faults.items() if other > path]
+            faults[path] = f"{path} ({fault})"
 
     def best_or_newest(self) -> pathlib.Path | None:
         """Returns the best weights, or, with a warning where these are damaged, the newest."""
@@ -126,12 +137,16 @@ class Checkpoints:
         Raises:
             NotWritten: The disk is full, say.
         """
-        path = self.folder / f"step-{step:09d}.safetensors"
+        path = self.path_of(step)
         self._write(path, variables, step)
         past = [other for other in self.files() if step_of(other) <= step]
         for other in set(self.files()) - set(past[-self.keep :]):
             other.unlink()
         return path
+
+    def path_of(self, step: int) -> pathlib.Path:
+        """Returns where the checkpoint of a step is kept."""
+        return self.folder / f"step-{step:09d}.safetensors"
 
     @property
     def best(self) -> pathlib.Path:
@@ -141,6 +156,12 @@ class Checkpoints:
     def save_best(self, variables: Variables, *, step: int) -> None:
         """Writes the variables as the best so far; it replaces the ones before."""
         self._write(self.best, variables, step)
+
+    def clear(self) -> None:
+        """Removes all checkpoints and the best weights; other files stay."""
+        for path in (*self.files(), self.best):
+            path.unlink(missing_ok=True)
+        self.remove_partial()
 
     def remove_partial(self) -> None:
         """Removes what a process that was killed while it saved has left."""
@@ -177,7 +198,7 @@ def _checksum(arrays: Arrays, metadata: Mapping[str, str]) -> str:
         array = np.ascontiguousarray(arrays[name])
         found = zlib.crc32(repr((name, array.dtype.str, arrays[name].shape)).encode(), found)
         found = zlib.crc32(array.data, found)
-    return f"crc32:{found:08x}"
+    return f"{SUM}{found:08x}"
 
 
 class _Damage(Exception):
@@ -203,13 +224,27 @@ def _read(path: pathlib.Path) -> tuple[Arrays, dict[str, str]]:
         metadata = dict(header.get("__metadata__") or {})
     except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise _Damage(f"no whole safetensors file: {error}") from error
+    judged = _has_checksum(metadata)
     written = metadata.pop(CHECKSUM, None)
-    # Files from before there were checksums, and of other origin, have none; but those of ours that
-    # have another word beside the step had one, under a name that is damaged.
-    lost = written is None and "step" in metadata and len(metadata) > 1
-    if lost or (written is not None and written != _checksum(arrays, metadata)):
+    if judged and written != _checksum(arrays, metadata):
         raise _Damage("its content is not what was written: the checksum differs")
     return arrays, metadata
+
+
+def _has_checksum(metadata: Mapping[str, str]) -> bool:
+    """Tells whether metadata are a step and a checksum of ours, of which a letter may be damaged.
+
+    Files from before there were checksums, and of other origin, have none.
+    """
+    return (
+        len(metadata) == 2
+        and any(_is_nearly(name, "step") for name in metadata)
+        and any(_is_nearly(value[: len(SUM)], SUM) for value in metadata.values())
+    )
+
+
+def _is_nearly(text: str, expected: str) -> bool:
+    return len(text) == len(expected) and sum(map(operator.ne, text, expected)) <= 1
 
 
 def fault_of(path: pathlib.Path) -> str:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import pathlib
 import shutil
+from collections.abc import Mapping
 from typing import Any
 
 from simclr_tf.errors import UserError
 from simclr_tf.plain_yaml import load_yaml
-from simclr_tf.run_format import UnreadableFormat, state_format, take_settings
+from simclr_tf.run_format import UnreadableFormat, data_of, state_format, take_settings
 from simclr_tf.training.checkpoints import Checkpoints, step_of
 from simclr_tf.writing import write_whole
 
@@ -80,6 +82,8 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what a run wrote here before, and nothing else."""
+        # In any case: a run that is killed before its first checkpoint would resume these.
+        self.checkpoints.clear()
         if not (self.path / "config.yaml").exists():
             return
         own = OF_TASK.get(self.task() or "", ())
@@ -111,10 +115,21 @@ class RunFolder:
             UnreadableFormat: The folder is of a version that this library does not read.
             UserError: The file cannot be read.
         """
+        content, path = self._config(), self.path / "config.yaml"
+        return None if content is None else take_settings(content, path)
+
+    def _config(self) -> dict[Any, Any] | None:
         path = self.path / "config.yaml"
-        if not path.exists():
-            return None
-        return take_settings(load_yaml(path, f"the settings of a run in {path}"), path)
+        return load_yaml(path, f"the settings of a run in {path}") if path.exists() else None
+
+    def data(self) -> Mapping[str, Any] | None:
+        """Returns what `write_config` was told of the training images; None where it was nothing.
+
+        Raises:
+            UserError: `config.yaml` cannot be read.
+        """
+        content = self._config()
+        return None if content is None else data_of(content)
 
     def facts(self) -> dict[str, Any]:
         """Reads `model.json`; a run from before it was written, or of another task, has none.
@@ -135,6 +150,22 @@ class RunFolder:
             )
         return facts
 
+    def known(self, name: str) -> float | None:
+        """Returns a number that an earlier process of the run wrote: of `results.json`, else of the
+        journal's last line, else None.
+        """
+        try:
+            results = self.results()
+        except UserError:  # it will be written anew
+            results = {}
+        value = results.get(name)
+        return value if _is_number(value) else self.last_numbers().get(name)
+
+    def last_numbers(self) -> dict[str, float]:
+        """Returns what the journal's last line has numbers for: a cell may be empty, or nan."""
+        row = self.rows[-1] if self.rows else {}
+        return {name: value for name, value in row.items() if _is_number(value)}
+
     def results(self) -> dict[str, Any]:
         """Reads `results.json`; a run that is not finished has none.
 
@@ -146,20 +177,24 @@ class RunFolder:
     def cut_back(self, step: int) -> None:
         """Drops what a run wrote after a step, from which it will go on, and reads the journal."""
         newest = self.checkpoints.newest()
+        self.resume_rows(step)
         if newest is not None and step_of(newest) > step:  # damaged: what it ended with is no more
             (self.path / "results.json").unlink(missing_ok=True)
         self.checkpoints.remove_partial()
-        self.resume_rows(step)
 
     def resume_rows(self, step: int) -> None:
-        """Reads the journal back up to a step; what a run wrote after it is dropped."""
+        """Reads the journal back up to a step; what a run wrote after it is dropped.
+
+        Raises:
+            UserError: It cannot be read.
+        """
         path = self.path / "metrics.csv"
         if not path.exists():
             return
         try:
             with open(path, newline="") as file:
                 rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if int(row["step"]) <= step]
+            self.rows = [row for row in rows if _step_of_row(row) <= step]
         except (OSError, ValueError, TypeError, LookupError, OverflowError, csv.Error) as error:
             raise UserError(
                 f"Expected the journal of the run, lines of numbers, in {path}, got: {error}. "
@@ -185,9 +220,11 @@ class RunFolder:
         writer.writerows(self.rows)
         self._write("metrics.csv", text.getvalue())
 
-    def write_config(self, text: str) -> None:
-        """Writes `config.yaml`: the settings, and the version of the folder's format."""
-        self._write("config.yaml", state_format() + text)
+    def write_config(self, text: str, *, data: Mapping[str, Any] | None = None) -> None:
+        """Writes `config.yaml`: the version of the folder's format, what tells the training images
+        from others where that is given, and the settings.
+        """
+        self._write("config.yaml", state_format(data) + text)
 
     def write_model(self, **facts: Any) -> None:
         """Writes `model.json`: what one must know of the model beyond the settings."""
@@ -217,9 +254,21 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
+def _step_of_row(row: Row) -> int:
+    """Returns the step of a line of the journal; raises ValueError where step or epoch is none."""
+    for name in ("epoch", "step"):
+        if type(row.get(name)) is not int or row[name] < 0:
+            raise ValueError(f"{name} {row.get(name, 'missing')}")
+    return row["step"]
+
+
 def _is_text(value: object) -> bool:
     """Tells whether a value of JSON is text that can be written to a file."""
     return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _is_size(value: object) -> bool:
