@@ -459,6 +459,7 @@ def test_checkpoints_without_settings_are_cleared_too(run):
     again = begin(run.path, overwrite=True)
     again.clear()
     assert names(run.checkpoints.folder) == ["mine.safetensors"]
+    assert names(run.path) == ["checkpoints", "images", "notes.txt", "plots"]  # no old journal
     assert (run.plots / "loss.png").exists()
 
 
@@ -532,8 +533,10 @@ def test_the_last_numbers_are_those_that_are_some(run):
     assert run.last_numbers() == {"epoch": 2, "step": 14}
     run.rows[-1]["loss"] = 1.5
     assert run.known("loss") == 1.5
-    run.write_results({"loss": 2.5, "step": None})
+    run.write_results({"loss": 2.5, "step": None, "none": "2"})
     assert run.known("loss") == 2.5 and run.known("step") == 14 and run.known("none") is None
+    (run.path / "results.json").write_text(f'{{"loss": {10**400}}}')
+    assert run.known("loss") == 10**400  # read, whatever it is
     (run.path / "results.json").write_text("[")
     assert run.known("loss") == 1.5
     run.rows = []
