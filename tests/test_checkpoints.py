@@ -236,6 +236,41 @@ def test_a_file_from_before_there_were_checksums_is_read(tmp_path):
         step_of(other)
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"checksum": "sha256:12"},
+        {"checksum": "crc32:00000000", "format": "pt"},
+        {"step": "3", "checksum": "0f"},
+        {"step": "3", "format": "pt"},
+        {"step": "3", "checksum": "crc32:00000000", "epoch": "1"},
+    ],
+)
+def test_checksums_of_others_are_not_judged(tmp_path, metadata):
+    path = tmp_path / "other.safetensors"
+    save_file({"a": np.float32([1.0])}, path, metadata=metadata)
+    assert not fault_of(path)
+    save_file({"a": np.float32([1.0])}, path, metadata={"step": "3", "checksum": "crc32:00000000"})
+    assert "checksum differs" in fault_of(path)
+
+
+def test_a_reader_lists_again_where_a_run_has_dropped_what_it_was_to_read(tmp_path, monkeypatch):
+    run, reader = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    first, read = run.save(variables(a=1.0), step=1), type(tmp_path).read_bytes
+
+    def read_late(path):
+        if path == first:
+            run.save(variables(a=2.0), step=2)
+        return read(path)
+
+    monkeypatch.setattr("pathlib.Path.read_bytes", read_late)
+    assert reader.newest_good() == run.path_of(2)
+    # A link to nowhere does not go away.
+    run.path_of(3).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="No such file"):
+        reader.newest_good()
+
+
 def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):
     """Else a run would go on from an older one and in time remove it."""
     checkpoints = Checkpoints(tmp_path, keep=2)
@@ -416,6 +451,18 @@ def test_a_folder_without_a_run_is_not_cleared(tmp_path):
     assert names(tmp_path / "plots") == ["mine.png"]
 
 
+def test_checkpoints_without_settings_are_cleared_too(run):
+    """Else a run that is killed before its first checkpoint would resume these."""
+    run.checkpoints.save_best(variables(a=1.0), step=7)
+    (run.checkpoints.folder / "mine.safetensors").write_text("mine")
+    (run.path / "config.yaml").unlink()
+    again = begin(run.path, overwrite=True)
+    again.clear()
+    assert names(run.checkpoints.folder) == ["mine.safetensors"]
+    assert names(run.path) == ["checkpoints", "images", "notes.txt", "plots"]  # no old journal
+    assert (run.plots / "loss.png").exists()
+
+
 def test_resuming_keeps_everything(run):
     before = names(run.path)
     again = begin(run.path, resume=True)
@@ -458,6 +505,42 @@ def test_numbers_of_the_journal_survive_reading(run):
     assert {k: again.rows[1][k] for k in row} == row
     assert isinstance(again.rows[1]["whole"], float)
     assert isinstance(again.rows[1]["step"], int)
+
+
+@pytest.mark.parametrize(
+    ("journal", "said"),
+    [
+        ("step,loss\n7,1\n", "epoch missing"),
+        ("epoch,loss\n1,1\n", "step missing"),
+        ("epoch,step\n,7\n", "epoch "),
+        ("epoch,step\n1,nan\n", "step nan"),
+        ("epoch,step\n1,-7\n", "step -7"),
+        ("epoch,step\n1.5,7\n", "epoch 1.5"),
+    ],
+)
+def test_a_journal_that_does_not_say_when_is_refused(run, journal, said):
+    path = run.path / "metrics.csv"
+    path.write_text(journal)
+    (run.path / "results.json").write_text("{}")
+    with pytest.raises(UserError, match=f"{said}.*Mend or remove"):
+        RunFolder(run.path).cut_back(3)
+    assert path.read_text() == journal and (run.path / "results.json").exists()
+
+
+def test_the_last_numbers_are_those_that_are_some(run):
+    run.rows = [{"epoch": 1, "step": 7, "skipped_steps": 2}]
+    run.rows.append({"epoch": 2, "step": 14, "skipped_steps": "", "loss": float("nan")})
+    assert run.last_numbers() == {"epoch": 2, "step": 14}
+    run.rows[-1]["loss"] = 1.5
+    assert run.known("loss") == 1.5
+    run.write_results({"loss": 2.5, "step": None, "none": "2"})
+    assert run.known("loss") == 2.5 and run.known("step") == 14 and run.known("none") is None
+    (run.path / "results.json").write_text(f'{{"loss": {10**400}}}')
+    assert run.known("loss") == 10**400  # read, whatever it is
+    (run.path / "results.json").write_text("[")
+    assert run.known("loss") == 1.5
+    run.rows = []
+    assert run.last_numbers() == {}
 
 
 def test_results_are_written_whole(run):

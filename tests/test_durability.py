@@ -151,6 +151,53 @@ def test_a_segmentation_reports_its_last_weights_where_the_best_are_damaged(tmp_
     assert not checkpoints.best.exists()  # nor does predict take it
 
 
+def test_the_best_weights_stay_where_the_journal_was_removed(tmp_path, capsys):
+    run = SimpleNamespace(folder=RunFolder(tmp_path))
+    checkpoints = run.folder.checkpoints
+    checkpoints.save({"a": keras.Variable(1.0)}, step=6)
+    checkpoints.save_best({"a": keras.Variable(1.0)}, step=3)
+    assert segmentation._best_row(run) == {"step": 3}
+    segmentation._name_unknown_best(run, 6)
+    assert f"no journal says how good {checkpoints.best} of step 3 is" in capsys.readouterr().err
+    for step in (0, 2):  # a new run; one that was killed before it wrote of them
+        segmentation._name_unknown_best(run, step)
+    run.folder.rows = [{"step": 3, "val_mean_iou": 0.5}]
+    segmentation._name_unknown_best(run, 6)
+    assert capsys.readouterr().err == ""
+    run.folder.rows = [{"step": 2, "val_mean_iou": 0.5}]
+    assert segmentation._best_row(run) is None and not checkpoints.best.exists()
+    run.folder.rows = []
+    checkpoints.save_best({"a": keras.Variable(1.0)}, step=9)  # after the end
+    assert segmentation._best_row(run) is None and not checkpoints.best.exists()
+
+
+def test_behind_a_damaged_checkpoint_an_epoch_keeps_its_means(finished, flags, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    checkpoints = RunFolder(folder).checkpoints
+    damaged = bytearray(checkpoints.path_of(4).read_bytes())
+    damaged[-1] ^= 1
+    for step in (4, 6):
+        checkpoints.path_of(step).unlink()
+    command = [*flags, f"--pretrain_save_path={folder}", "--resume"]
+    assert main.main([*command, "--max_steps=3"]) == 0
+    checkpoints.path_of(4).write_bytes(damaged)
+    assert main.main([*command, "--max_steps=4"]) == 0
+    assert "resumed at step 3 from" in capsys.readouterr().out
+    assert journal_of(folder) == journal_of(finished)[:3]
+
+
+def test_a_finished_run_without_its_journal_keeps_its_numbers(finished, flags, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "metrics.csv").unlink()
+    assert main.main([*flags, f"--pretrain_save_path={folder}", "--resume"]) == 0
+    before, after = (json.loads((f / "results.json").read_text()) for f in (finished, folder))
+    for name in ("images_per_second", "checkpoint_seconds", "steps"):
+        assert after[name] == before[name] > 0
+    assert after["loss"] is None
+
+
 def test_the_journal_is_cut_back_on_disk(begun):
     folder = RunFolder(begun)
     folder.cut_back(4)
@@ -220,6 +267,28 @@ def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, nu
     assert f"{path} (5 MB)" in str(caught.value) and "free" in str(caught.value)
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["results.json"]
+
+
+def test_a_fault_is_of_the_file_that_the_system_names(tmp_path):
+    other = tmp_path / "elsewhere"
+
+    def fails_there(number):
+        def save(partial):
+            raise OSError(number, os.strerror(number), str(other))
+
+        return save
+
+    with pytest.raises(NotWritten, match=f"Expected to write {other}, got: No space"):
+        write_whole(tmp_path / "results.json", fails_there(errno.ENOSPC), need=5)
+    with pytest.raises(PermissionError):
+        write_whole(tmp_path / "results.json", fails_there(errno.EACCES))
+    config, folder = Config.resolve(task="pretrain"), RunFolder(tmp_path / "run")
+    for named, path in ((str(other), other), (None, folder.path)):
+        with (
+            pytest.raises(NotWritten, match=f"Expected to write {path}, got: No space"),
+            disk.naming_the_way_on(config, folder),
+        ):
+            raise OSError(errno.ENOSPC, FULL, named)
 
 
 def test_every_writer_of_a_run_leaves_what_was_there(tmp_path, small_files):

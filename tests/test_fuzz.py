@@ -29,7 +29,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.report import read_report
 from simclr_tf.models import resnet
 from simclr_tf.tasks import encoders
-from simclr_tf.training.checkpoints import Checkpoints, named_variables, step_of
+from simclr_tf.training.checkpoints import Checkpoints, fault_of, named_variables, step_of
 from simclr_tf.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -308,3 +308,15 @@ def test_no_file_can_run_code(path):
             assert ast.unparse(given["allow_pickle"]) == "False", where
         if name.endswith("load_model"):
             assert "safe_mode" not in given, where
+
+
+def test_edited_weights_are_mostly_judged_by_what_was_edited(tmp_path, rng):
+    """The checksum, left in, would refuse them all: no edit would come to the code that reads."""
+    runs = importlib.import_module("fuzzing.runs")
+    path, content = tmp_path / "weights.safetensors", runs._valid_run()[runs.CHECKPOINT]
+    faults = []
+    for _ in range(CASES):
+        path.write_bytes(runs._edit_weights(rng, content)[0])
+        faults.append(fault_of(path))
+    by_checksum = sum("checksum" in fault for fault in faults)
+    assert 0 < by_checksum < CASES // 3

@@ -111,8 +111,8 @@ def _adopt(folder: Path) -> None:
 
 def _predict(folder: Path) -> None:
     config = Config.resolve(task="predict", finetune_save_path=str(folder))
-    trained = predict._read_run(config)
-    predict._build_model(trained)
+    trained = predict.read_run(config)
+    predict.build_model(trained)
     if not all(isinstance(name, str) for name in trained.class_names):
         raise Wrong(f"names {trained.class_names}")
     for size in (trained.view_size, trained.trained_on):

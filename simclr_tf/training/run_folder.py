@@ -82,12 +82,13 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what a run wrote here before, and nothing else."""
+        begun = self.checkpoints.newest() is not None or self.checkpoints.best.exists()
         # In any case: a run that is killed before its first checkpoint would resume these.
         self.checkpoints.clear()
-        if not (self.path / "config.yaml").exists():
-            return
-        own = OF_TASK.get(self.task() or "", ())
-        for name in (*FOLDERS, *FILES, *own):
+        names: tuple[str, ...] = FILES if begun else ()
+        if (self.path / "config.yaml").exists():
+            names = (*FOLDERS, *FILES, *OF_TASK.get(self.task() or "", ()))
+        for name in names:
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name, ignore_errors=True)
             else:
@@ -268,7 +269,8 @@ def _is_text(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+    # Not by isfinite, which fails for a whole number that is too large for a float.
+    return isinstance(value, int | float) and abs(value) < math.inf
 
 
 def _is_size(value: object) -> bool:
