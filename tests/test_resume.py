@@ -163,3 +163,12 @@ def test_a_copied_run_asks_which_is_meant(tmp_path, capsys):
         assert where(chosen) == chosen
     (old / "checkpoints/step-000000006.safetensors").unlink()
     assert where(asked).pretrain_save_path == str(new)
+
+
+def test_an_encoder_from_random_weights_goes_on_as_its_checkpoint_says(tmp_path):
+    config = settings(tmp_path)
+    begin(tmp_path, config, files(*EIGHT))
+    assert config.normalize_input == "auto"
+    assert resume(tmp_path, config.replace(normalize_input="none"), files(*EIGHT)) == 6
+    with pytest.raises(UserError, match="normalize_input=imagenet"):
+        resume(tmp_path, config.replace(normalize_input="imagenet"), files(*EIGHT))

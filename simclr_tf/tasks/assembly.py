@@ -679,6 +679,9 @@ def _check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | Non
             f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
             "the run began with."
         )
+    for each in (began, now):  # an encoder of ours that says auto has none
+        if each.get("normalize_input") == "auto":
+            each["normalize_input"] = "none"
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in (now if names is None else names)
