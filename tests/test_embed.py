@@ -25,7 +25,7 @@ from simclr_tf.losses import NTXent
 from simclr_tf.tasks import embed as task
 from simclr_tf.tasks import pretrain
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
-from simclr_tf.training.run_folder import write_whole
+from simclr_tf.writing import NotWritten, write_whole
 
 CLASSES = ("blue", "green", "red")
 SIZE = (16, 12)  # of the views that the run is trained on
@@ -197,7 +197,7 @@ def test_a_table_is_whole_or_not_there_and_takes_names_that_are_no_text(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(pyarrow.parquet.ParquetWriter, "write_table", full)
-    with pytest.raises(OSError):
+    with pytest.raises(NotWritten):
         write_whole(path, lambda part: feature_files.write_columns(part, columns, "parquet"))
     assert list(tmp_path.iterdir()) == []
 

@@ -26,8 +26,9 @@ from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
 from simclr_tf.interop.torch_names import check_fit, find_encoder, to_torch, torch_name
 from simclr_tf.models import resnet, unet
-from simclr_tf.tasks import encoders, pretrain
+from simclr_tf.tasks import encoders
 from simclr_tf.training.checkpoints import named_variables
+from simclr_tf.training.run_folder import RunFolder
 
 MEAN, STD = (np.array(values)[:, np.newaxis, np.newaxis] for values in encoders.IMAGENET)
 TABLE = pathlib.Path(__file__).parent / "torchvision_resnets.txt"
@@ -357,7 +358,7 @@ def test_normalisation_goes_with_the_weights_from_task_to_task(pictures, tmp_pat
     assert settings["normalize_input"] == "imagenet" and settings["width_multiplier"] == 0.0625
     (checkpoint,) = (run / "checkpoints").iterdir()
     resumed = parse([*words, "--task=pretrain", "--resume"])
-    assert pretrain._first_weights(resumed) == checkpoint
+    assert encoders.initial_weights(resumed, RunFolder(run).checkpoints) == checkpoint
     assert encoders.adopt_encoder(resumed, checkpoint).normalize_input == "imagenet"
     shutil.copy(checkpoint, tmp_path / "alone.safetensors")
     # Training with a rate of 0 moves the running statistics alone: so does the reference's.
