@@ -13,7 +13,7 @@ from typing import Any
 from simclr_tf.errors import UserError
 
 # No number, of whatever setting, is as large: where int64 ends, and where float32 does.
-MOST = {int: 2**63, float: 3.4e38}
+MOST_WHOLE, MOST = 2**63, 3.4e38
 QUOTED = 200  # characters of a wrong value that a message holds
 
 
@@ -113,7 +113,8 @@ def check_bounds(field: dataclasses.Field, value: float) -> None:
     """Raises UserError for a number that is not finite or lies outside the field's bounds."""
     bounds = field.metadata["bounds"]
     # A whole number may be too large to become a float.
-    if not abs(value) < MOST[type(value)] or not _within(value, bounds):
+    most = MOST_WHOLE if isinstance(value, int) else MOST
+    if not abs(value) < most or not _within(value, bounds):
         allowed = spell_bounds(bounds) or "finite"
         raise UserError(
             f"Expected --{field.name} {allowed}, got {_quoted(value)}. "

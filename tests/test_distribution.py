@@ -443,7 +443,7 @@ def test_a_lost_worker_ends_the_others_with_a_message(pictures, tmp_path, lost, 
     workers[lost].send_signal(number)
     left = 1 - lost
     ends = ends_of(workers, seconds=60)
-    assert ends[lost][0] == code
+    assert ends[lost][0] == code, ends[lost][2][-2000:]
     assert ends[left][0] == 2, ends[left][2][-2000:]
     message = ends[left][2].splitlines()[-1]
     assert message.startswith("error: Expected all 2 workers to answer"), message

@@ -427,6 +427,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         raise KeyboardInterrupt(f"step {self._saved} is saved")
 
     def _keep_so_far(self) -> None:
+        if spans_workers(self.model.distribute_strategy):
+            return  # to read a metric, all workers would have to meet: one told to stop is alone
         step = self.model.trained_steps
         if step % self.steps_per_epoch and step != self._so_far[0]:
             metrics = self._epoch_metrics().items()
