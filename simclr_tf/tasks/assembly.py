@@ -313,8 +313,7 @@ def load_splits(
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
     splits = load_unseen(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
-    size = config.crop_size if config.crop_size != (0, 0) else config.input_size
-    problems = look_at(splits, view=size, labels=need_labels)
+    problems = look_at(splits, view=asked_size(config), labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
     if errors:
         raise UserError(
@@ -415,10 +414,13 @@ def view_size(config: Config, source: data.Source) -> tuple[int, int]:
     Raises:
         UserError: None of them is known.
     """
-    for size in (config.crop_size, config.input_size):
-        if size != (0, 0):
-            return size
-    return own_size(source)
+    size = asked_size(config)
+    return own_size(source) if size == (0, 0) else size
+
+
+def asked_size(config: Config) -> tuple[int, int]:
+    """Returns (height, width) of what the encoder is given by the settings; (0, 0): the data's."""
+    return config.input_size if config.crop_size == (0, 0) else config.crop_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -156,7 +156,7 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         known = [problem.file for problem in problems]
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
         problems += check_folder(folder_of(config.dataset), read, known)
-    view = config.crop_size if config.crop_size != (0, 0) else config.input_size
+    view = assembly.asked_size(config)
     checked = check_splits(
         splits,
         view=view,

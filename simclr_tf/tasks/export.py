@@ -23,12 +23,7 @@ CARD = "README.md"
 # What the card tells of a run. Paths stay out of it: a card is for others.
 RECIPE = (
     "task",
-    "model",
-    "width_multiplier",
-    "depthwise",
-    "stem",
-    "stride_in_1x1",
-    "normalize_input",
+    *encoders.ENCODER_SETTINGS,
     "optimizer",
     "learning_rate",
     "lr_scaling",
