@@ -35,6 +35,7 @@ DATASETS = ("shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH"
 OPTIMIZERS = ("lars", "sgd", "nesterov", "adam", "adamw", "nadam", "lamb")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SWITCHES = ("auto", "true", "false")
+TRACKERS = ("none", "wandb", "mlflow")
 FORMATS = ("keras", "saved_model", "safetensors", "onnx", "tflite")
 
 # The fields' own defaults are those of pre-training; here stands what each task changes.
@@ -361,6 +362,19 @@ class Config:
     max_steps: int = setting(
         "run", 0, "End after so many optimiser steps in all; 0: no limit.", bounds="[0, inf)"
     )
+    histograms: bool = setting(
+        "run", False, "Let TensorBoard have the weights' histograms after each evaluation, too."
+    )
+    profile: bool = setting(
+        "run", False, "Let TensorBoard have a profile of the steps 10 to 20 of this process."
+    )
+    tracker: str = setting(
+        "run",
+        "none",
+        "Write settings, epochs and results to Weights & Biases or MLflow, too; each must be "
+        "installed and is told where to by its own environment variables.",
+        choices=TRACKERS,
+    )
     preview: bool = setting(
         "run", False, "Let --task=check draw pictures of the views and their colours."
     )
@@ -397,6 +411,11 @@ class Config:
         "evaluation",
         False,
         "Let --task=embed find the nearest neighbours of the test images and draw them.",
+    )
+    projector: bool = setting(
+        "evaluation",
+        False,
+        "Let --task=embed write the features for TensorBoard's embedding projector, too.",
     )
 
     # -- prediction --

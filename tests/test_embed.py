@@ -20,7 +20,7 @@ from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.data import loading
 from simclr_tf.data.decode import read_image, resize_to_fill
-from simclr_tf.evaluation import feature_files
+from simclr_tf.evaluation import feature_files, projector
 from simclr_tf.losses import NTXent
 from simclr_tf.tasks import embed as task
 from simclr_tf.tasks import pretrain
@@ -114,8 +114,42 @@ def of_run(pretrained, tmp_path_factory) -> Path:
     """All that is written of the run's own data, with no flag that names data or size."""
     folder = tmp_path_factory.mktemp("out") / "run"
     flags = (f"--pretrain_save_path={pretrained}", f"--finetune_save_path={folder}")
-    assert embedded(*flags, "--with_z", "--index") == 0
+    assert embedded(*flags, "--with_z", "--index", "--projector") == 0
     return folder
+
+
+def test_the_projector_has_features_names_and_thumbnails(of_run, pictures):
+    from google.protobuf import text_format
+    from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
+
+    folder = of_run / "tensorboard" / "projector"
+    config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
+    (embedding,) = config.embeddings
+    arrays = arrays_of(of_run)
+    points = np.loadtxt(folder / embedding.tensor_path, delimiter="\t")
+    np.testing.assert_allclose(points, arrays["h"], rtol=1e-4, atol=1e-7)
+    heading, *lines = (folder / embedding.metadata_path).read_text("utf-8").splitlines()
+    assert heading.split("\t") == ["path", "label", "split"]
+    cells = [line.split("\t") for line in lines]
+    names = [CLASSES[label] for label in arrays["label"]]
+    assert cells == [list(row) for row in zip(arrays["path"], names, arrays["split"], strict=True)]
+    height, width = embedding.sprite.single_image_dim
+    with Image.open(folder / embedding.sprite.image_path) as file:
+        sprite = np.asarray(file)
+    across = sprite.shape[1] // width
+    for point in (0, 7, len(points) - 1):  # each is filled by its own picture
+        y, x = (
+            side * place for side, place in zip((height, width), divmod(point, across), strict=True)
+        )
+        image = resize_to_fill(read_image(arrays["path"][point]), (height, width))
+        np.testing.assert_array_equal(sprite[y : y + height, x : x + width], image)
+
+
+@pytest.mark.parametrize("count", [1, 2, 64, 10_000])
+def test_the_thumbnails_fit_into_one_picture(count):
+    side = projector.thumbnail_side(count)
+    assert 1 <= side <= projector.MOST_THUMBNAIL
+    assert int(np.ceil(np.sqrt(count))) * side <= projector.SPRITE_SIDE
 
 
 def expected_h(encoder, images) -> np.ndarray:

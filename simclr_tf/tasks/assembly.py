@@ -35,7 +35,7 @@ from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.disk import check_room, naming_the_way_on
 from simclr_tf.tasks.same_images import Record, check_same_images, record_of
 from simclr_tf.training import distribution
-from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
+from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints
 from simclr_tf.training.checkpoints import (
     Variables,
     read_arrays,
@@ -47,6 +47,8 @@ from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.tensorboard import Profile, TensorBoardLog
+from simclr_tf.training.tracking import Tracking
 
 # A resumed run may change these without becoming another run.
 FREE_ON_RESUME = (
@@ -62,6 +64,9 @@ FREE_ON_RESUME = (
     "data_service",
     "steps_per_execution",
     "strategy",
+    "histograms",
+    "profile",
+    "tracker",
 )
 ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
@@ -81,6 +86,7 @@ class Run:
     folder: RunFolder
     started: float
     strategy: distribution.Strategy | None = None
+    tracking: Tracking | None = None
 
     @property
     def leads(self) -> bool:
@@ -104,6 +110,8 @@ class Run:
             **metrics,
         }
         self.folder.write_results(results)
+        if self.tracking is not None:
+            self.tracking.report(results)
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 
@@ -145,7 +153,11 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Iterator[Run
             folder = stack.enter_context(_open_folder(config))
         else:
             folder = stack.enter_context(_follow(config))
-        yield Run(config, execution, folder, started, strategy)
+        tracking = None
+        if config.tracker != "none" and distribution.is_leader(strategy):
+            tracking = Tracking(config.tracker, folder.path)
+            stack.enter_context(tracking.until_the_end())
+        yield Run(config, execution, folder, started, strategy, tracking)
 
 
 def _set_up(config: Config, strategy: distribution.Strategy | None) -> Execution:
@@ -627,7 +639,14 @@ def train(
         steps_per_epoch=plan.steps_per_epoch,
         check=finite.check,
     )
-    write = [Journal(run.folder), TensorBoardLog(run.folder), save]
+    board = TensorBoardLog(
+        run.folder, histogram_epochs=max(config.eval_every_epochs, 1) if config.histograms else 0
+    )
+    write = [Journal(run.folder), board, save]
+    if config.profile:
+        write.insert(0, Profile(run.folder))
+    if run.tracking is not None:
+        write.insert(0, run.tracking.callback(config.to_dict(), first_step))
     started = time.monotonic()
     try:
         fit_steps(

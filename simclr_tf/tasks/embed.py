@@ -19,6 +19,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.feature_files import FORMATS, check_format, write_columns
 from simclr_tf.evaluation.features import embed_each
 from simclr_tf.evaluation.neighbours import nearest
+from simclr_tf.evaluation.projector import MOST_POINTS, write_projector
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.pace import Pace
@@ -91,6 +92,8 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     if config.index:
         files += [TABLE, PICTURE]
         metrics = _index(run, sources, h, size)
+    if config.projector:
+        files.append(_write_projector(run, sources, h))
     names = sources["train"].class_names or map(str, range(sources["train"].num_classes))
     return run.finish(
         num_images=len(h),
@@ -182,21 +185,57 @@ def _labels_of(source: data.Source) -> np.ndarray:
     return np.full(len(source), -1, np.int32) if source.labels is None else source.labels
 
 
-def _write_features(
-    run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
-) -> None:
-    columns: dict[str, Any] = {
+def _columns_of(sources: Sources) -> dict[str, Any]:
+    """Returns what is known of the images beside their features, by name, in the data's order."""
+    return {
         "path": [name for source in sources.values() for name in _names_of(source)],
         "label": np.concatenate([_labels_of(source) for source in sources.values()]),
         "split": [name for name, source in sources.items() for _ in range(len(source))],
-        "h": h,
     }
+
+
+def _write_features(
+    run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
+) -> None:
+    columns: dict[str, Any] = {**_columns_of(sources), "h": h}
     if z is not None:
         columns["z"] = z
     path = run.folder.path / _features_of(run.config)
     write_whole(path, lambda partial: write_columns(partial, columns, run.config.embed_format))
     widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
     print(f"features of {len(h)} images, {widths}, in {path}", flush=True)
+
+
+def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> str:
+    """Writes what TensorBoard's projector shows of the images, at most `MOST_POINTS` spread over
+    them; returns the folder's name.
+    """
+    rows = np.unique(np.linspace(0, len(h) - 1, min(len(h), MOST_POINTS)).astype(int))
+    if len(rows) < len(h):
+        print(f"{len(rows)} of the {len(h)} images for the projector, spread over them", flush=True)
+    places = [(source, index) for source in sources.values() for index in range(len(source))]
+
+    def thumbnail(point: int, side: int) -> np.ndarray:
+        source, index = places[rows[point]]
+        return resize_to_fill(source.read(index), (side, side))
+
+    names = _columns_of(sources)
+    columns = {
+        "path": [names["path"][row] for row in rows],
+        "label": [_label_name(*places[row]) for row in rows],
+        "split": [names["split"][row] for row in rows],
+    }
+    folder = run.folder.tensorboard / "projector"
+    write_projector(folder, h[rows], columns, thumbnail)
+    print(f"for the projector: tensorboard --logdir={run.folder.tensorboard}", flush=True)
+    return folder.relative_to(run.folder.path).as_posix()
+
+
+def _label_name(source: data.Source, index: int) -> str:
+    if source.labels is None:
+        return "-"
+    label = source.labels[index]
+    return source.class_names[label] if source.class_names else str(label)
 
 
 def _features_of(config: Config) -> str:

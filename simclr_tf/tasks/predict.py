@@ -37,7 +37,17 @@ from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import SIZE_FACTS, RunFolder
 from simclr_tf.writing import write_whole
 
-UNUSED = ("strategy", "xla", "cache", "val_fraction", "num_classes", "label_fraction")
+UNUSED = (
+    "strategy",
+    "xla",
+    "cache",
+    "val_fraction",
+    "num_classes",
+    "label_fraction",
+    "tracker",
+    "profile",
+    "histograms",
+)
 TRAINED_TASKS = ("classification", "segmentation")
 HEADS = {"classification": "classifier", "segmentation": "decoder"}  # names in checkpoints
 

@@ -30,6 +30,7 @@ from simclr_tf.training.checkpoints import (
 )
 from simclr_tf.training.distribution import count_replicas, distribute, scope_of
 from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.tensorboard import show_picture
 
 PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
 KNN_LIMIT = 100_000  # images of either set in the kNN accuracy that is reported
@@ -266,6 +267,7 @@ def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset)
         row_titles=["view 1", "view 2"],
         title=f"Two views of images of {train.name}",
     )
+    show_picture(run.folder, run.folder.plots / "views.png")
 
 
 def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:

@@ -19,7 +19,7 @@ from simclr_tf.writing import write_whole
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")
-FILES = ("config.yaml", "model.json", "metrics.csv", "results.json")
+FILES = ("config.yaml", "model.json", "metrics.csv", "results.json", "tracker.json")
 # What one task writes beside that; where another task's run lies, such files are the user's.
 OF_TASK = {
     "check": ("problems.csv",),

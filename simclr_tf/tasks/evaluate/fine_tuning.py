@@ -76,6 +76,7 @@ def _classify(
             blur=False,
             crop_area_min=subject.recipe.crop_area_min,
             overwrite=True,
+            tracker="none",  # the evaluation as a whole has one
             eval_every_epochs=0,
             save_every_epochs=epochs,
             keep_checkpoints=1,
