@@ -144,6 +144,13 @@ class Config:
     val_fraction: float = setting(
         "data", 0.0, "Share of the training images held back for validation.", bounds="[0, 1)"
     )
+    channels: int = setting(
+        "data",
+        3,
+        "Channels of the images: 3, colour; 1, gray; others of npz:FILE alone, and then of each "
+        "pixel's colours brightness and contrast are jittered.",
+        bounds="[1, 1024]",
+    )
     cache: str = setting(
         "data", "auto", "Keep decoded images in memory; auto: where they fit.", choices=SWITCHES
     )

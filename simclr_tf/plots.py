@@ -608,7 +608,13 @@ def _number(value: object) -> float:
 
 
 def _displayed(image: np.ndarray) -> np.ndarray:
+    """Returns an image [H, W, C] as colours [H, W, 3]: of other channels the first, or the first
+    three.
+    """
     image = np.asarray(image)
+    channels = image.shape[2]
+    if channels != 3:
+        image = image[..., :3] if channels > 3 else np.repeat(image[..., :1], 3, axis=-1)
     return image if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0.0, 1.0)
 
 

@@ -4,6 +4,9 @@ Saturation and hue (a rotation in the YIQ plane) leave an image's luma alone, so
 mean luma commutes with them: the five operations are affine in the colours of a pixel, and only
 the clip to [0, 1], done once at the end, tells their order apart from the reference's, which is in
 `colour_sequence`.
+
+Images of other than three channels have no saturation, hue or gray: of theirs, brightness and
+contrast change.
 """
 
 from __future__ import annotations
@@ -93,13 +96,18 @@ def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) ->
     """Distorts the colours of images whose channels are apart, without the clip.
 
     Args:
-        channels: Red, green and blue, float32 [N, H, W] each.
+        channels: Red, green and blue, or C others, float32 [N, H, W] each.
         draw: Parameters of N images.
-        mean: Mean colour of each image, float32 [N, 3].
+        mean: Mean of each channel of each image, float32 [N, C].
 
     Returns:
-        Red, green and blue.
+        As many channels.
     """
+    if len(channels) != len(LUMA):
+        gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]
+        offset = (1.0 - draw.contrast) * draw.brightness * tf.reduce_mean(mean, axis=1)  # [N]
+        offset = offset[:, tf.newaxis, tf.newaxis]
+        return [gain * channel + offset for channel in channels]
     matrix = colour_matrix(draw)[..., tf.newaxis, tf.newaxis]  # [N, 3, 3, 1, 1]
     offset = (1.0 - draw.contrast) * draw.brightness * tf.reduce_sum(mean * LUMA, axis=1)  # [N]
     offset = offset[:, tf.newaxis, tf.newaxis]
@@ -111,7 +119,7 @@ def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) ->
 
 
 def apply_colour(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
-    """Distorts the colours of each image: float [N, H, W, 3] in [0, 1], the same out, clipped."""
+    """Distorts the colours of each image: float [N, H, W, C] in [0, 1], the same out, clipped."""
     pixels = tf.cast(images, tf.float32)
     mean = tf.reduce_mean(pixels, axis=[1, 2])
     mixed = tf.stack(mix_colours(tf.unstack(pixels, axis=-1), draw, mean), axis=-1)

@@ -16,7 +16,7 @@ def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
     """Distorts the colours of each image in its own order.
 
     Args:
-        images: float [N, H, W, 3] in [0, 1].
+        images: float [N, H, W, C] in [0, 1]. Where C is not 3, saturation, hue and gray are none.
         draw: Parameters of N images, with `order`: 0 brightness, 1 contrast, 2 saturation, 3 hue.
 
     Returns:
@@ -28,21 +28,26 @@ def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
         field[:, tf.newaxis, tf.newaxis, tf.newaxis] for field in draw[:5]
     )
     pixels = tf.cast(images, tf.float32)
+    coloured = pixels.shape[-1] == len(LUMA)
     for place in range(4):
         operation = draw.order[:, place, tf.newaxis, tf.newaxis, tf.newaxis]  # [N, 1, 1, 1]
         mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)
         # All four of every image, one of them kept: images differ in order, a batch has one graph.
         lightened = pixels * tf.where(operation == 0, brightness, 1.0)
         contrasted = (pixels - mean) * contrast + mean
-        own_hue, own_saturation, value = rgb_to_hsv(pixels)
-        scaled = tf.where(operation == 2, saturation, 1.0) * own_saturation
-        turned = tf.math.floormod(own_hue + tf.where(operation == 3, hue, 0.0), 1.0)
-        shifted = tf.image.hsv_to_rgb(
-            tf.concat([turned, tf.clip_by_value(scaled, 0, 1), value], axis=-1)
-        )
+        shifted = pixels
+        if coloured:
+            own_hue, own_saturation, value = rgb_to_hsv(pixels)
+            scaled = tf.where(operation == 2, saturation, 1.0) * own_saturation
+            turned = tf.math.floormod(own_hue + tf.where(operation == 3, hue, 0.0), 1.0)
+            shifted = tf.image.hsv_to_rgb(
+                tf.concat([turned, tf.clip_by_value(scaled, 0, 1), value], axis=-1)
+            )
         changed = tf.where(operation == 1, contrasted, tf.where(operation > 1, shifted, lightened))
         # The identity stays bit for bit: what was not drawn does not go through HSV and back.
         pixels = tf.where(_drawn(draw), tf.clip_by_value(changed, 0, 1), pixels)
+    if not coloured:
+        return tf.cast(pixels, images.dtype)
     luma = tf.reduce_sum(pixels * LUMA, axis=-1, keepdims=True)
     return tf.cast(pixels + gray * (luma - pixels), images.dtype)
 

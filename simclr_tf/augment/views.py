@@ -5,10 +5,10 @@ what the device applies, and a mask can get the geometry of its image.
 
 The linear operations come first, then the colours, then what is left:
 
-    images   uint8 [N, H, W, 3]
-    planes   [N, H, 3, W]  channels side by side, so that both products need no transpose
+    images   uint8 [N, H, W, C]
+    planes   [N, H, C, W]  channels side by side, so that both products need no transpose
     resample crop, resize, flip and blur: rows [N, h, H] x planes x columns [N, w, W]
-    finish   rotation, colours, clip, noise, cutout, back to [N, h, w, 3]
+    finish   rotation, colours, clip, noise, cutout, back to [N, h, w, C]
 
 The products run as TensorFlow's own kernels, all that is element-wise around them is compiled by
 XLA into a few passes, on the host as well as within a training step that is compiled whole.
@@ -129,7 +129,7 @@ def apply_views(
     """Makes one view of each image from drawn parameters: `make_views` with a single view.
 
     Returns:
-        [N, h, w, 3] of `dtype` in [0, 1].
+        [N, h, w, C] of `dtype` in [0, 1].
     """
     return make_views(images, draw, size, dtype, views=1)[0]
 
@@ -149,7 +149,7 @@ def make_views(
     where they are fused, it comes before them, with the crop, and the clip is the only difference.
 
     Args:
-        images: uint8 [N, H, W, 3], of one size.
+        images: uint8 [N, H, W, C], of one size; most colour operations change only 3 channels.
         draw: Parameters of V * N views, those of an image one after the other.
         size: (h, w) of the views in pixels.
         dtype: Number format of the products and of the result: float32 or bfloat16, which is
@@ -159,7 +159,7 @@ def make_views(
             already.
 
     Returns:
-        V batches of views, [N, h, w, 3] of `dtype` in [0, 1].
+        V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
     dtype = tf.as_dtype(dtype)
     in_order = draw.colour if draw.colour and draw.colour.order is not None else None
@@ -237,13 +237,13 @@ def _finish_fused(
 
 
 def _mean_colour(pixels: tf.Tensor, axis: int) -> tf.Tensor:
-    """Averages pixels [N, h, ...] with the channels along `axis`, 2 or 3: float32 [N, 3].
+    """Averages pixels [N, h, ...] with the channels along `axis`, 2 or 3: float32 [N, C].
 
     A product with ones, outside of XLA, which sums one number at a time on a CPU.
     """
     height, *rest = pixels.shape[1:]
     flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])
-    sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [N, 1, w * 3]
+    sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [N, 1, w * C]
     sums = tf.reshape(tf.cast(sums, tf.float32), [-1, *rest])
     return tf.reduce_mean(sums, axis=4 - axis) / height
 
@@ -257,7 +257,7 @@ def _finish(
     dtype: tf.DType,
     views: int,
 ) -> tuple[tf.Tensor, ...]:
-    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, 3]."""
+    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, C]."""
 
     def finish(pixels: tf.Tensor, mean: tf.Tensor | None, draw: Draw) -> tf.Tensor:
         channels = tf.unstack(tf.cast(pixels, tf.float32) * (1.0 / 255.0), axis=axis)

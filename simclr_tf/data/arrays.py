@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_tf.augment.colour import LUMA
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import free_memory, name_first
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
@@ -44,15 +45,16 @@ class UnreadableArchive(UserError):
     """An .npz file cannot be read at all, or unfolds to more than there is room for."""
 
 
-def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
+def load_npz(path: str, *, channels: int = 3, masks: MaskRules | None = None) -> Splits:
     """Reads images and labels, or masks, from an .npz file.
 
-    Images are uint8, or floats in 0..1, of shape [M, H, W, 3], [M, H, W, 1] or [M, H, W]; they are
-    found under names such as x_train, train_images, images or x, labels under y_train, labels or y,
-    and those of a test set under x_test and y_test.
+    Images are uint8, or floats in 0..1, of shape [M, H, W, C], or [M, H, W] for one channel; they
+    are found under names such as x_train, train_images, images or x, labels under y_train, labels
+    or y, and those of a test set under x_test and y_test.
 
     Args:
         path: The file.
+        channels: C of the images returned: see `to_channels`.
         masks: Read masks, integers [M, H, W] or [M, H, W, 1], instead of labels: under masks_train,
             masks and masks_test, or where labels would be.
 
@@ -76,13 +78,13 @@ def load_npz(path: str, *, masks: MaskRules | None = None) -> Splits:
             f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
             "--dataset=npz:FILE, or write the file with numpy.savez."
         ) from None
-    train = _from_npz(arrays, TRAIN_KEYS, path, "train", masks)
+    train = _from_npz(arrays, TRAIN_KEYS, path, "train", channels, masks)
     if train is None:
         raise UserError(
             f"Expected images in {path} under one of {', '.join(TRAIN_KEYS.images)}, got "
             f"{_list(arrays)}. Rename the array."
         )
-    test = _from_npz(arrays, TEST_KEYS, path, "test", masks)
+    test = _from_npz(arrays, TEST_KEYS, path, "test", channels, masks)
     return share_classes(train, test)
 
 
@@ -131,12 +133,13 @@ def _from_npz(
     keys: Keys,
     path: str,
     split: str,
+    channels: int,
     rules: MaskRules | None,
 ) -> Source | None:
     image_key = _first(keys.images, arrays)
     if image_key is None:
         return None
-    images = _as_images(arrays[image_key], f"{image_key} in {path}")
+    images = _as_images(arrays[image_key], channels, f"{image_key} in {path}")
     label_key = _first(keys.labels, arrays)
     per_pixel = label_key is not None and _is_per_pixel(arrays[label_key], images)
     name = f"npz:{path} ({split})"
@@ -186,13 +189,39 @@ def _masks_of(masks: Iterable[np.ndarray], name: str, rules: MaskRules) -> np.nd
     return np.stack(found)
 
 
-def _as_images(array: np.ndarray, name: str) -> np.ndarray:
+def to_channels(images: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """Returns images with as many channels as are asked for.
+
+    Gray becomes colour by repetition, colour gray by its luma (Rec. 601).
+
+    Args:
+        images: uint8 [..., C].
+        channels: C of the result.
+        name: Of the images, for the message.
+
+    Raises:
+        UserError: There is no such way from one to the other.
+    """
+    there = images.shape[-1]
+    if there == channels:
+        return images
+    if (there, channels) == (1, 3):
+        return np.repeat(images, 3, axis=-1)
+    if (there, channels) == (3, 1):
+        return np.rint(images @ LUMA)[..., np.newaxis].astype(np.uint8)
+    raise UserError(
+        f"Expected images of --channels={channels} as {name}, got {there} channels "
+        f"{list(images.shape)}. Pass --channels={there}, or transpose the array, channels last."
+    )
+
+
+def _as_images(array: np.ndarray, channels: int, name: str) -> np.ndarray:
     if array.ndim == 3:
         array = array[..., np.newaxis]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:
+    if array.ndim != 4 or not array.size:
         raise UserError(
-            f"Expected images [M, H, W, 3], [M, H, W, 1] or [M, H, W] as {name}, got "
-            f"{list(array.shape)}. Transpose the array."
+            f"Expected images [M, H, W, C] or [M, H, W] as {name}, got {list(array.shape)}. "
+            "Transpose the array."
         )
     if array.dtype.kind not in "iuf":  # of bool, 0 and 1 would both be black
         raise UserError(
@@ -210,8 +239,7 @@ def _as_images(array: np.ndarray, name: str) -> np.ndarray:
         raise UserError(
             f"Expected images in 0..255 as {name}, got {array.min()}..{array.max()}. Scale them."
         )
-    images = array.astype(np.uint8)
-    return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
+    return to_channels(array.astype(np.uint8), channels, name)
 
 
 def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
@@ -234,6 +262,7 @@ def load_tfds(
     *,
     input_size: tuple[int, int],
     unlabelled: bool,
+    channels: int = 3,
     masks: MaskRules | None = None,
 ) -> Splits:
     """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
@@ -245,6 +274,7 @@ def load_tfds(
         name: Such as "cifar10" or "oxford_flowers102".
         input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
         unlabelled: Read the split `unlabelled` too, where there is one.
+        channels: C of the images returned: see `to_channels`.
         masks: Read masks, such as the feature `segmentation_mask`, instead of labels.
 
     Raises:
@@ -267,7 +297,7 @@ def load_tfds(
     test = next((s for s in ("test", "validation") if s in splits), None)
 
     def read(split: str) -> Source:
-        return _read_tfds(tfds, builder, split, input_size, masks)
+        return _read_tfds(tfds, builder, split, input_size, channels, masks)
 
     return Splits(
         read("train"),
@@ -311,7 +341,12 @@ def _download(tfds: Any, builder: Any, name: str) -> None:
 
 
 def _read_tfds(
-    tfds: Any, builder: Any, split: str, input_size: tuple[int, int], rules: MaskRules | None
+    tfds: Any,
+    builder: Any,
+    split: str,
+    input_size: tuple[int, int],
+    channels: int,
+    rules: MaskRules | None,
 ) -> Source:
     name = f"tfds:{builder.info.name} ({split})"
     features = builder.info.features
@@ -330,7 +365,9 @@ def _read_tfds(
         tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
     ):
         whole = example["image"]
-        whole = np.repeat(whole, 3, axis=-1) if whole.shape[-1] == 1 else whole[..., :3]
+        if whole.shape[-1] == 4 != channels:  # the fourth is opacity
+            whole = whole[..., :3]
+        whole = to_channels(whole, channels, name)
         image = whole if input_size == (0, 0) else resize_to_fill(whole, input_size)
         if not i:  # one array from the start: a list and its stack would hold the set twice
             images = np.empty((count, *image.shape), np.uint8)

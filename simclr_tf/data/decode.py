@@ -151,22 +151,39 @@ def load_pixels(image: Image.Image) -> None:
         raise ValueError("32-bit float pixels have no known range")
 
 
+def resize_pixels(
+    pixels: np.ndarray,
+    size: tuple[int, int],
+    method: Image.Resampling = Image.Resampling.BILINEAR,
+) -> np.ndarray:
+    """Resizes uint8 [H, W, C] or [H, W] to `size`, (h, w) in pixels; antialiased where it shrinks.
+
+    Channels know nothing of each other: four would be taken for colours with their opacity.
+    """
+    return _each_channel(pixels, lambda plane: plane.resize(size[::-1], method))
+
+
+def _each_channel(pixels: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
+    if pixels.ndim == 2 or pixels.shape[-1] == 3:
+        return np.asarray(change(Image.fromarray(pixels)))
+    planes = (np.ascontiguousarray(pixels[..., c]) for c in range(pixels.shape[-1]))
+    return np.stack([np.asarray(change(Image.fromarray(plane))) for plane in planes], axis=-1)
+
+
 def resize_to_fill(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Cuts an image to the aspect of `size` about its centre and resizes it, antialiased.
 
     Args:
-        image: uint8 [H, W, 3].
+        image: uint8 [H, W, C].
         size: (h, w) in pixels.
 
     Returns:
-        uint8 [h, w, 3].
+        uint8 [h, w, C].
     """
     if image.shape[:2] == tuple(size):
         return image
-    fitted = ImageOps.fit(
-        Image.fromarray(image), (size[1], size[0]), method=Image.Resampling.BILINEAR
-    )
-    return np.asarray(fitted)
+    bilinear = Image.Resampling.BILINEAR
+    return _each_channel(image, lambda plane: ImageOps.fit(plane, size[::-1], method=bilinear))
 
 
 def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str = "an image") -> T:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr_tf.data.arrays import load_npz, load_tfds, npz_holds_masks, resized
+from simclr_tf.data.arrays import load_npz, load_tfds, npz_holds_masks, resized, to_channels
 from simclr_tf.data.files import load_lists, measure, second_column, settle
 from simclr_tf.data.folders import holds_masks, load_folder
 from simclr_tf.data.mask_checks import check_masks
@@ -33,6 +33,7 @@ def load(
     need_labels: bool = False,
     unlabelled: bool = True,
     num_classes: int = 0,
+    channels: int = 3,
     masks: MaskRules | None = None,
 ) -> Splits:
     """Loads a data set.
@@ -49,6 +50,8 @@ def load(
         need_labels: A set without labels is an error, and no unlabelled split is read.
         unlabelled: Read the images that are for pre-training only, where the set has such.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
+        channels: C of the images: 3 of files; of arrays what they have, or gray from colour and
+            colour from gray.
         masks: Every image must have a mask that keeps these rules. The classes are then those of
             the pixels, and neither labels nor an unlabelled split are read.
 
@@ -65,7 +68,14 @@ def load(
     )
     if splits is None:
         unlabelled = unlabelled and not need_labels and masks is None
-        splits = _load_arrays(dataset, input_size, seed, unlabelled=unlabelled, masks=masks)
+        splits = _load_arrays(
+            dataset, input_size, seed, unlabelled=unlabelled, channels=channels, masks=masks
+        )
+    elif channels != 3:
+        raise UserError(
+            f"Expected --channels=3 of image files, which are decoded to colour, got {channels}. "
+            "Save the images as arrays for --dataset=npz:FILE, or leave the flag out."
+        )
 
     def ready(source: Source) -> Source:
         if source.images is None:
@@ -151,22 +161,26 @@ def _load_arrays(
     seed: int,
     *,
     unlabelled: bool,
+    channels: int,
     masks: MaskRules | None,
 ) -> Splits:
     kind, _, rest = dataset.partition(":")
     if kind == "shapes":
         size = input_size if input_size != (0, 0) else SHAPES_SIZE
-        return _make_shapes(size, seed, masked=masks is not None)
+        return _make_shapes(size, seed, channels, masked=masks is not None)
     if kind == "npz":
-        return load_npz(str(Path(rest).expanduser()), masks=masks)
+        return load_npz(str(Path(rest).expanduser()), channels=channels, masks=masks)
     name = rest if kind == "tfds" else dataset
-    return load_tfds(name, input_size=input_size, unlabelled=unlabelled, masks=masks)
+    return load_tfds(
+        name, input_size=input_size, unlabelled=unlabelled, channels=channels, masks=masks
+    )
 
 
-def _make_shapes(size: tuple[int, int], seed: int, *, masked: bool) -> Splits:
+def _make_shapes(size: tuple[int, int], seed: int, channels: int, *, masked: bool) -> Splits:
     def draw(name: str, count: int, stream: int) -> Source:
         # Two streams a seed, so that no test image of one seed trains another.
         images, labels, masks = make_shapes(count, size=size, seed=2 * seed + stream)
+        images = to_channels(images, channels, "shapes")
         if masked:
             names = "background", *CLASS_NAMES
             return Source(f"shapes ({name})", images, class_names=names, masks=masks)

@@ -24,7 +24,7 @@ class Source:
 
     Attributes:
         name: For messages, such as "folder:/x (train)".
-        images: uint8 [M, H, W, 3], or None.
+        images: uint8 [M, H, W, C], or None.
         labels: int32 [M] in 0..K-1, or None.
         class_names: K names, of labels or of a mask's values; empty where they are not known.
         paths: M file names; empty for sets that are no files.
@@ -72,8 +72,13 @@ class Source:
             return None
         return int(sizes[0, 0]), int(sizes[0, 1])
 
+    @property
+    def channels(self) -> int:
+        """C: channels of an image; files are decoded to red, green and blue."""
+        return 3 if self.images is None else self.images.shape[3]
+
     def read(self, index: int) -> np.ndarray:
-        """Returns one image, uint8 [H, W, 3]; raises UserError where its file does not decode."""
+        """Returns one image, uint8 [H, W, C]; raises UserError where its file does not decode."""
         return read_image(self.paths[index]) if self.images is None else self.images[index]
 
     def read_windows(self, index: int, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -182,10 +187,10 @@ def share_classes(train: Source, test: Source | None) -> Splits:
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray | None = None) -> Source:
-    """Wraps images, uint8 [M, H, W, 3], and labels, int [M], as a `Source`."""
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    """Wraps images, uint8 [M, H, W, C], and labels, int [M], as a `Source`."""
+    if images.dtype != np.uint8 or images.ndim != 4:
         raise UserError(
-            "Expected images as uint8 [M, H, W, 3], got "
+            "Expected images as uint8 [M, H, W, C], got "
             f"{images.dtype} {list(images.shape)}. Convert them, values 0 to 255."
         )
     if labels is not None and len(labels) != len(images):

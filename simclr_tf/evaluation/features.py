@@ -78,13 +78,14 @@ def put_view(views: np.ndarray, index: int, features: np.ndarray) -> np.ndarray:
     return views
 
 
-def pixel_encoder(side: int) -> keras.Model:
-    """Builds the encoder that has learnt nothing: images float [N, H, W, 3] -> their pixels.
+def pixel_encoder(side: int, channels: int = 3) -> keras.Model:
+    """Builds the encoder that has learnt nothing: images float [N, H, W, C] -> their pixels.
 
     Args:
-        side: Pixels to a side that images are reduced to (antialiased): F = 3 x side^2.
+        side: Pixels to a side that images are reduced to (antialiased): F = C x side^2.
+        channels: C.
     """
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, channels), name="images")
     # A resize to the size that an image has already leaves it as it is.
     small = keras.ops.image.resize(images, (side, side), antialias=True)
     return keras.Model(images, keras.layers.Flatten()(small), name="pixels")

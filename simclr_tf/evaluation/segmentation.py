@@ -44,7 +44,7 @@ class PixelCounts(NamedTuple):
 
 
 def make_segment(model: keras.Model, *, ignore_label: int | None = None) -> Segment:
-    """Returns images float32 [n, h, w, 3] -> logits float32 [n, h, w, K], for images of any size.
+    """Returns images float32 [n, h, w, C] -> logits float32 [n, h, w, K], for images of any size.
 
     It is traced once. The model runs in inference mode, with the weights it has at each call.
 
@@ -55,7 +55,9 @@ def make_segment(model: keras.Model, *, ignore_label: int | None = None) -> Segm
     """
     never = tf.one_hot(-1 if ignore_label is None else ignore_label, model.output_shape[-1]) > 0
 
-    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3], tf.float32)])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, None, model.input_shape[-1]], tf.float32)]
+    )
     def segment(images: tf.Tensor) -> tf.Tensor:
         return tf.where(never, -np.inf, tf.cast(model(images, training=False), tf.float32))
 

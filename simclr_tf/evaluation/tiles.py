@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
-from PIL import Image
+
+from simclr_tf.data.decode import resize_pixels
 
 Size = tuple[int, int]
 Predict = Callable[[np.ndarray], tf.Tensor | np.ndarray]
@@ -125,10 +126,7 @@ class _RowsOfClasses:
 
 
 def _resize(image: np.ndarray, size: Size) -> np.ndarray:
-    if image.shape[:2] == size:
-        return image
-    resized = Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR)  # antialiased
-    return np.asarray(resized)
+    return image if image.shape[:2] == size else resize_pixels(image, size)
 
 
 def _starts(side: int, window: int, overlap: float) -> list[int]:

@@ -82,7 +82,14 @@ def load_code(format: str, file: str, output: str) -> str:
 
 
 def torch_code(
-    file: str, *, depth: int, width: float, small: bool, fc: tuple[int, ...], mean_std: tuple | None
+    file: str,
+    *,
+    depth: int,
+    width: float,
+    small: bool,
+    channels: int,
+    fc: tuple[int, ...],
+    mean_std: tuple | None,
 ) -> str:
     """Returns Python that loads a safetensors export into torchvision's ResNet.
 
@@ -91,6 +98,7 @@ def torch_code(
         depth: 18, 34 or 50.
         width: Channels over torchvision's.
         small: Whether the stem is that for small images.
+        channels: C, of the images.
         fc: Widths of the head from the features on; () for none, (F, K) where it is linear.
         mean_std: What pixels in [0, 1] are normalised by, or None.
     """
@@ -100,11 +108,11 @@ def torch_code(
         "import safetensors.torch, torch, torchvision",
         f"model = torchvision.models.resnet{depth}({f'num_classes={fc[-1]}' if fc else ''})",
     ]
+    if small or channels != 3:
+        kernel = "3, padding=1" if small else "7, stride=2, padding=3"
+        lines.append(f"model.conv1 = torch.nn.Conv2d({channels}, 64, {kernel}, bias=False)")
     if small:
-        lines += [
-            "model.conv1 = torch.nn.Conv2d(3, 64, 3, padding=1, bias=False)",
-            "model.maxpool = torch.nn.Identity()",
-        ]
+        lines.append("model.maxpool = torch.nn.Identity()")
     if not fc:
         lines.append("model.fc = torch.nn.Identity()")
     elif len(fc) > 2:
@@ -113,7 +121,8 @@ def torch_code(
     lines += [
         f'model.load_state_dict(safetensors.torch.load_file("{file}"), strict=True)',
         "model.eval()",
-        "x = images.permute(0, 3, 1, 2) / 255  # uint8 [N, H, W, 3] -> [N, 3, H, W] in [0, 1]",
+        f"x = images.permute(0, 3, 1, 2) / 255  # uint8 [N, H, W, {channels}] -> "
+        f"[N, {channels}, H, W] in [0, 1]",
     ]
     if mean_std is not None:
         mean, std = ([round(value, 9) for value in values] for values in mean_std)

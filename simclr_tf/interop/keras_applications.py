@@ -23,6 +23,7 @@ SETTINGS = {
     "width_multiplier": 1.0,
     "depthwise": False,
     "stride_in_1x1": True,
+    "channels": 3,
     "normalize_input": " ".join(f"{level / 255:.9g}" for level in MEAN) + f" {1 / 255:.9g}" * 3,
 }
 

@@ -64,7 +64,11 @@ class Exported:
                 'Pass --input_size="224 224", for instance.'
             )
         fixed = format == "tflite" or (format == "onnx" and not self.segments)
-        return (None, *(self.size if fixed and self.size else (None, None)), 3)
+        return (
+            None,
+            *(self.size if fixed and self.size else (None, None)),
+            self.body.input_shape[-1],
+        )
 
     def resizes(self, format: str) -> bool:
         """Whether the model itself cuts and resizes images to `size`."""

@@ -137,10 +137,10 @@ def encoder_settings(arrays: Arrays, origin: str) -> dict[str, object]:
         UserError: There is no such encoder.
     """
     first = arrays["conv1.weight"].shape
-    if len(first) != 4 or first[1] != 3 or first[2:] not in ((7, 7), (3, 3)):
+    if len(first) != 4 or first[2:] not in ((7, 7), (3, 3)):
         raise UserError(
             f"Expected a first convolution of [64, 3, 7, 7] or [64, 3, 3, 3] in {origin}, got "
-            f"{list(first)}. Pass weights of a network with such a stem for colour images."
+            f"{list(first)}. Pass weights of a network with such a stem."
         )
     blocks = tuple(_count_blocks(arrays, stage) for stage in (1, 2, 3, 4))
     bottleneck = "layer1.0.conv3.weight" in arrays
@@ -157,6 +157,7 @@ def encoder_settings(arrays: Arrays, origin: str) -> dict[str, object]:
         "width_multiplier": first[0] / ENCODER_WIDTH,
         "depthwise": False,
         "stride_in_1x1": False,
+        "channels": first[1],
     }
 
 

@@ -93,7 +93,7 @@ class BatchNormalization(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("simclr_tf")
 class NormalizeInput(keras.layers.Layer):
-    """(x - mean) / std of each channel: float [N, H, W, 3] -> float32 of the same shape.
+    """(x - mean) / std of each channel: float [N, H, W, C] -> float32 of the same shape.
 
     A layer of its own, and not a part of the convolution after it: that one pads with zeros, which
     stand for the mean here and for black there. Mean and deviation are weights that no training

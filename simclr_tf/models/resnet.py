@@ -34,9 +34,10 @@ def resnet(
     width_multiplier: float = 1.0,
     depthwise: bool = False,
     stride_in_1x1: bool = False,
+    channels: int = 3,
     mean_std: tuple[Sequence[float], Sequence[float]] | None = None,
 ) -> keras.Model:
-    """Builds an encoder: images float [N, H, W, 3] in [0, 1] -> features h [N, F].
+    """Builds an encoder: images float [N, H, W, C] in [0, 1] -> features h [N, F].
 
     The outputs of the stem and the stages are the layers named in `STAGES`: a decoder takes them
     with `encoder.get_layer("stage3").output`. Images of any size are taken.
@@ -50,6 +51,7 @@ def resnet(
             in basic blocks, which would not mix channels otherwise).
         stride_in_1x1: Let bottlenecks halve the map in their first 1x1 convolution, as the paper
             and Keras' ResNet50 do, and not in the 3x3.
+        channels: C, of the images.
         mean_std: Mean and standard deviation of the channels; pixels are normalised by them first.
 
     Raises:
@@ -62,7 +64,7 @@ def resnet(
     blocks, bottleneck = DEPTHS[depth]
     width = max(int(ENCODER_WIDTH * width_multiplier), 1)
 
-    images = keras.Input((None, None, 3), name="images")
+    images = keras.Input((None, None, channels), name="images")
     x = images if mean_std is None else NormalizeInput(*mean_std, name="normalize_input")(images)
     x = _stem(x, width, stem)
     for stage, count in enumerate(blocks, start=1):

@@ -359,6 +359,7 @@ def load_unseen(
         need_labels=need_labels,
         unlabelled=unlabelled,
         num_classes=config.num_classes,
+        channels=config.channels,
         masks=masks,
     )
 
@@ -418,6 +419,18 @@ def name_unused(config: Config) -> None:
     names = [f"--{name}" for name, is_given in given.items() if is_given]
     if names:
         print(f"for pre-training, not used here: {', '.join(names)}", flush=True)
+
+
+def name_colour_limits(config: Config) -> None:
+    """Prints which colour operations of the settings images of such channels do not take."""
+    left_out = [
+        name
+        for name, is_on in (("saturation and hue", config.jitter), ("gray", config.colordrop))
+        if is_on
+    ]
+    if config.channels != 3 and left_out:
+        names = " and no ".join(left_out)
+        print(f"{config.channels} channels are no red, green and blue: no {names}", flush=True)
 
 
 def view_size(config: Config, source: data.Source) -> tuple[int, int]:

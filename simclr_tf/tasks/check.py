@@ -225,6 +225,7 @@ def _spell_counts(counts: dict[str, int]) -> str:
 
 def _draw_preview(run: assembly.Run, source: data.Source, size: Size) -> list[str]:
     """Draws the views into the run's folder; returns the names of the pictures."""
+    assembly.name_colour_limits(run.config)
     names = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
     operations, views, colours = (run.folder.plots / name for name in names)
     recipe, seed = run.config.recipe(), run.config.seed

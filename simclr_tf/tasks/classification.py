@@ -58,12 +58,12 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
 
 def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     config = run.config
-    splits = splits or assembly.load_splits(config, need_labels=True)
-    train, test = assembly.train_and_test(config, splits)
-    size = assembly.view_size(config, train)
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
+    splits = splits or assembly.load_splits(config, need_labels=True)
+    train, test = assembly.train_and_test(config, splits)
+    size = assembly.view_size(config, train)
     config = encoders.with_stem(config, size)
     if config.freeze and not _augments(config):
         # Written down, so that --config with this run's settings asks for the same.
@@ -85,6 +85,7 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     plan = assembly.plan_steps(config, train)
     views_dtype = run.execution.views
     assembly.name_unused(config)
+    assembly.name_colour_limits(config)
     problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
     with scope_of(run.strategy):

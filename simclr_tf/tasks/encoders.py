@@ -29,6 +29,7 @@ ENCODER_SETTINGS = (
     "stem",
     "stride_in_1x1",
     "normalize_input",
+    "channels",
 )
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of pixels in [0, 1]
 OWN = "encoder/"  # what our checkpoints put before the names of an encoder's variables
@@ -51,32 +52,36 @@ def build_encoder(config: Config) -> keras.Model:
         width_multiplier=config.width_multiplier,
         depthwise=config.depthwise,
         stride_in_1x1=config.stride_in_1x1,
-        mean_std=mean_std(config.normalize_input),
+        channels=config.channels,
+        mean_std=mean_std(config.normalize_input, config.channels),
     )
 
 
-def mean_std(text: str) -> MeanStd | None:
+def mean_std(text: str, channels: int) -> MeanStd | None:
     """Reads the setting `normalize_input`: mean and deviation by channel, or None for neither.
 
     Raises:
-        UserError: It is none of its words and no six numbers.
+        UserError: It is none of its words and no two numbers for each channel.
     """
     word = text.strip().lower()
     if word in ("auto", "none"):
         return None
-    if word == "imagenet":
+    if word == "imagenet" and channels == len(IMAGENET[0]):
         return IMAGENET
     try:
         numbers = [float(part) for part in word.replace(",", " ").split()]
     except ValueError:
         numbers = []
-    if len(numbers) != 6 or not np.isfinite(numbers).all() or min(numbers[3:]) <= 0:
+    mean, std = numbers[:channels], numbers[channels:]
+    if len(std) != channels or not np.isfinite(numbers).all() or min(std) <= 0:
+        words = "none, imagenet" if channels == len(IMAGENET[0]) else "none"
+        example = " ".join(["0.5"] * channels + ["0.25"] * channels)
         raise UserError(
-            "Expected none, imagenet or six numbers for --normalize_input, three means and three "
-            f"deviations above 0 of pixels in [0, 1], got {text!r}. "
-            "Pass --normalize_input='0.49 0.48 0.45 0.25 0.24 0.26', for instance."
+            f"Expected {words} or {2 * channels} numbers for --normalize_input, a mean of each of "
+            f"{channels} channels and then as many deviations above 0, of pixels in [0, 1], got "
+            f"{text!r}. Pass --normalize_input='{example}', for instance."
         )
-    return tuple(numbers[:3]), tuple(numbers[3:])
+    return tuple(mean), tuple(std)
 
 
 def pretrained_source(config: Config) -> pathlib.Path | None:
@@ -153,7 +158,8 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
         wanted = getattr(config, name)
         same = wanted in (value, "auto")
         if name == "normalize_input":
-            same = same or mean_std(wanted) == mean_std(str(value))
+            channels = shape["channels"]
+            same = same or mean_std(wanted, channels) == mean_std(str(value), channels)
         if name in config.given and not same:
             raise UserError(
                 f"Expected --{name}={value}, as the encoder in {checkpoint} was trained, got "
@@ -169,7 +175,7 @@ def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
     folder = _run_of(checkpoint)
     trained = folder.settings() if folder else None
     if folder and trained:
-        trained = {"normalize_input": "none"} | trained
+        trained = {"normalize_input": "none", "channels": 3} | trained  # those of older runs
         there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
         shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
         if shape["normalize_input"] == "auto":

@@ -208,10 +208,13 @@ def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
     title = f"ResNet-{trained.model}, {kind}"
     notes = _notes(config, exported, origin)
     if config.format == "safetensors":
-        takes = "as `x` below: float32 [N, 3, H, W], RGB, any size; torch's own layout."
+        takes = (
+            f"as `x` below: float32 [N, {trained.channels}, H, W]{_colours(trained)}, any size; "
+            "torch's own layout."
+        )
         code = _torch_code(exported, trained, name)
     else:
-        takes = _takes(config, exported)
+        takes = _takes(config, exported, trained)
         code = card.load_code(config.format, name, exported.output)
     return card.model_card(
         title=title,
@@ -227,12 +230,16 @@ def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
     )
 
 
-def _takes(config: Config, exported: Exported) -> str:
+def _colours(trained: Config) -> str:
+    return ", RGB" if trained.channels == 3 else ""
+
+
+def _takes(config: Config, exported: Exported, trained: Config) -> str:
     shape = ", ".join(
         "N" if i == 0 else "any" if side is None else str(side)
         for i, side in enumerate(exported.input_shape(config.format))
     )
-    text = f"`images`, uint8 [{shape}], RGB, 0 to 255; they are scaled inside."
+    text = f"`images`, uint8 [{shape}]{_colours(trained)}, 0 to 255; they are scaled inside."
     if exported.resizes(config.format) and exported.size:
         height, width = exported.size
         return (
@@ -285,7 +292,8 @@ def _torch_code(exported: Exported, trained: Config, name: str) -> str:
         width=trained.width_multiplier,
         small=trained.stem == "small",
         fc=(features, *widths) if widths else (),
-        mean_std=encoders.mean_std(trained.normalize_input),
+        channels=trained.channels,
+        mean_std=encoders.mean_std(trained.normalize_input, trained.channels),
     )
 
 

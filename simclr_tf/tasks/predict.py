@@ -20,7 +20,7 @@ from PIL import Image
 
 from simclr_tf import data, plots
 from simclr_tf.config import Config
-from simclr_tf.data.decode import limit_pixels
+from simclr_tf.data.decode import limit_pixels, resize_pixels
 from simclr_tf.data.pipeline import CORES, own_size, plain_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
@@ -120,7 +120,7 @@ def _predict(
 ) -> dict[str, Any]:
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
-    source = _load_source(config)
+    source = _load_source(config.replace(channels=trained.config.channels))
     model = build_model(trained)
     print(
         f"predicts the {len(source)} images of {source.name} with {trained.checkpoint} "
@@ -445,7 +445,11 @@ class Classifier:
         rows: list[Row] = []
         self.folder.write_table(columns, rows)
 
-        @tf.function(input_signature=[tf.TensorSpec([None, *self.size, 3], tf.float32)])
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None, *self.size, self.model.input_shape[-1]], tf.float32)
+            ]
+        )
         def classify(images: tf.Tensor) -> tf.Tensor:
             return tf.nn.softmax(tf.cast(self.model(images, training=False), tf.float32))
 
@@ -554,4 +558,4 @@ def _shrunk(pixels: np.ndarray) -> np.ndarray:
         return pixels.copy()
     height, width = (max(1, round(factor * side)) for side in pixels.shape[:2])
     method = Image.Resampling.NEAREST if pixels.ndim == 2 else Image.Resampling.BILINEAR
-    return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    return resize_pixels(pixels, (height, width), method)

@@ -49,6 +49,9 @@ def run(config: Config) -> dict[str, Any]:
 def _pretrain(run: assembly.Run) -> dict[str, Any]:
     config = run.config
     services = _reach_services(run)
+    checkpoint = _first_weights(run)
+    if checkpoint is not None:
+        config = encoders.adopt_encoder(config, checkpoint)
     # Validation is contrastive: its images are held back below, whether there is a test set or not.
     splits = assembly.load_splits(config.replace(val_fraction=0.0), need_labels=False)
     whole = splits.unlabelled if splits.unlabelled is not None else splits.train
@@ -56,13 +59,11 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if config.val_fraction:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
     size = assembly.view_size(config, train)
-    checkpoint = _first_weights(run)
-    if checkpoint is not None:
-        config = encoders.adopt_encoder(config, checkpoint)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     services.check(train)
     assembly.describe_data(train, held_back, splits.test)
+    assembly.name_colour_limits(config)
     plan = assembly.plan_steps(config, train)
 
     make_views = functools.partial(
@@ -241,7 +242,7 @@ def _results(
     metrics.update({name: assembly.rounded(value) for name, value in final.items()})
     if "knn_accuracy" in final:
         untaught = {
-            "raw_pixels": pixel_encoder(PIXEL_SIDE),
+            "raw_pixels": pixel_encoder(PIXEL_SIDE, run.config.channels),
             "random_encoder": encoders.build_encoder(run.config),
         }
         baselines = {

@@ -112,11 +112,11 @@ def run(config: Config) -> dict[str, Any]:
 
 def _segment(run: assembly.Run) -> dict[str, Any]:
     config = run.config
-    parts = _load_parts(config)
-    size = assembly.view_size(config, parts.train)
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
+    parts = _load_parts(config)
+    size = assembly.view_size(config, parts.train)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     assembly.describe_data(parts.train, parts.validation, parts.test)
@@ -125,6 +125,7 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
     model = unet(encoder, len(names))
     plan = assembly.plan_steps(config, parts.train)
     assembly.name_unused(config)
+    assembly.name_colour_limits(config)
     loss = _make_loss(config, parts)
     model.compile(
         assembly.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),

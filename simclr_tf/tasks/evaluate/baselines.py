@@ -36,7 +36,7 @@ def measure_baselines(subject: Subject, labels: Labels, width: int) -> dict[str,
         found.update({f"{protocol}_{name}": entry for protocol, entry in outcomes.items()})
 
     # Of another width than the encoder's: a logistic regression would take long and say little.
-    pixels = subject.embed(pixel_encoder(min(PIXEL_SIDE, *subject.size)))
+    pixels = subject.embed(pixel_encoder(min(PIXEL_SIDE, *subject.size), subject.config.channels))
     probe("raw_pixels", pixels, "knn")
     reduced = _principal(pixels, width, subject.config.seed)
     del pixels  # the widest of all
