@@ -35,6 +35,7 @@ def unknown_flags(text: str) -> list[str]:
     """Returns the flags that are neither settings nor arguments of a program the section names."""
     unknown = []
     for section in sections_of(text):
+        section = re.sub(r"tensorboard --logdir\S*", "", section)
         known = {"help", *SETTINGS, *SWITCHES}.union(*map(arguments_of, PROGRAM.findall(section)))
         unknown += [flag for flag in FLAG.findall(section) if flag not in known]
     return unknown

@@ -122,8 +122,8 @@ def test_a_run_and_its_resumption_are_one_run_of_the_tracker(data, tmp_path, wan
     assert [entry[1] for entry in wandb if entry[0] == "epoch"] == [2, 3]
 
     del wandb[:]
-    assert pretrain(data, folder, "--tracker=wandb", "--overwrite", "--max_steps=1") == 0
-    assert wandb[0][1]["id"] is None  # another run
+    Tracking("wandb", folder).callback({}, first_step=0)  # from the beginning: another run
+    assert wandb[0][1]["id"] is None
 
 
 def test_a_run_that_breaks_off_is_closed_as_such(data, tmp_path, wandb, monkeypatch):
