@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from simclr_tf.data.folders import Folder, is_image_name, open_folder, walk
+from simclr_tf.data.metadata import TABLE
 from simclr_tf.data.problems import Problem
 
 
@@ -47,7 +48,7 @@ def unread_files(root: Folder, read: set[str]) -> Iterator[Problem]:
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         for name in sorted(files):
             path = os.path.join(here, name)
-            if path in read or name.startswith("."):
+            if path in read or name.startswith(".") or name == TABLE:
                 continue
             if is_image_name(name):
                 yield Problem("outside the classes", path)

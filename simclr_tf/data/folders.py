@@ -12,6 +12,8 @@ import numpy as np
 from simclr_tf.data.archives import ArchiveFolder, open_archive
 from simclr_tf.data.decode import EXTENSIONS
 from simclr_tf.data.files import name_first
+from simclr_tf.data.members import Member
+from simclr_tf.data.metadata import TABLE, read_labels
 from simclr_tf.data.problems import Problem, Report, refuse
 from simclr_tf.data.sources import Source, Splits, each_split
 from simclr_tf.errors import UserError
@@ -28,7 +30,8 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
     Where there are `train` and `test` folders they are the splits, otherwise all of it is the
     training set. Without `test`, `val`, `valid` or `validation` stands for it; capitals do not
     matter. Sub-folders are the classes, sorted by name; without any, there are no
-    labels. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
+    labels. A table `metadata.csv` of `file_name` and `label` in PATH or in a split says the classes
+    instead. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
     only the images are listed. A single folder that wraps all of an archive is looked through.
 
     Args:
@@ -176,6 +179,9 @@ def _by_stem(folder: Folder, files: tuple[str, ...]) -> dict[str, list[str]]:
 
 
 def _list_folder(root: Folder, name: str, report: Report) -> Source:
+    named = _labels_in(root)
+    if named:
+        return _list_named(root, name, named, report)
     folders = [name for name in _sub_folders(root) if not name.startswith(".")]
     if not folders:
         return Source(name, paths=_files_below(root, name))
@@ -196,6 +202,36 @@ def _list_folder(root: Folder, name: str, report: Report) -> Source:
     # A name that is no UTF-8 could not be printed.
     names = tuple(name.encode("utf-8", "backslashreplace").decode() for name in classes)
     return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
+
+
+def _labels_in(folder: Folder) -> dict[str, str]:
+    """Returns what the table in a folder says; nothing where there is none."""
+    path = str(folder / TABLE)
+    if isinstance(folder, ArchiveFolder):
+        path = folder.archive.members.get(path, "")
+    return read_labels(path) if os.path.isfile(path) or isinstance(path, Member) else {}
+
+
+def _list_named(root: Folder, name: str, named: dict[str, str], report: Report) -> Source:
+    """Lists the images that a table gives classes to."""
+    found = {path.removeprefix(f"{root}/"): path for path in _files_below(root, name)}
+    for below in sorted(found.keys() - named.keys()):
+        report(Problem("label", found[below], f"expected a line in {TABLE}, got none. Add it"))
+    for below in sorted(named.keys() - found.keys()):
+        report(Problem("missing", str(root / below), f"{TABLE} names it. Remove the line"))
+    labelled = [below for below in found if below in named]
+    if not labelled:
+        raise UserError(_nothing_in(root, name, f"images that {TABLE} names"))
+    texts = {named[below] for below in labelled}
+    numbers = all(text.isdecimal() for text in texts)
+    classes = sorted(texts, key=lambda text: (int(text) if numbers else 0, text))
+    number_of = {text: number for number, text in enumerate(classes)}
+    return Source(
+        name,
+        paths=tuple(found[below] for below in labelled),
+        labels=np.array([number_of[named[below]] for below in labelled], np.int32),
+        class_names=tuple(classes),
+    )
 
 
 def _files_below(folder: Folder, name: str, kind: str = "images") -> tuple[str, ...]:
