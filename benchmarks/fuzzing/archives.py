@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import tensorflow as tf
 from PIL import Image
 
 from fuzzing.broken import broken
@@ -111,8 +112,6 @@ def _packed(kind: str) -> bytes:
 
 @functools.cache
 def _recorded() -> bytes:
-    import tensorflow as tf
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "whole"
         with tf.io.TFRecordWriter(str(path)) as file:

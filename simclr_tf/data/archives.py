@@ -224,8 +224,7 @@ def _zip_entry(container: Container, info: zipfile.ZipInfo) -> _Entry:
     if info.flag_bits & _ENCRYPTED:
         return _unreadable(container, errno.EACCES, "encrypted, pack it anew without a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        way = zipfile.compressor_names.get(info.compress_type, info.compress_type)
-        fault = f"compressed by {way}, pack it anew with store or deflate"
+        fault = f"ZIP's method {info.compress_type}, pack it anew with store or deflate"
         return _unreadable(container, errno.ENOTSUP, fault)
     make = functools.partial(
         ZipMember,

@@ -11,7 +11,7 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -289,7 +289,7 @@ def _may_be_turned(image: PngImageFile) -> bool:
     """
     if {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
         return True
-    file = image.fp
+    file = cast(IO[bytes], image.fp)  # there until the pixels are decoded
     place = file.tell()  # where the decoder will go on
     try:
         return _names_orientation(file)
