@@ -31,7 +31,16 @@ TASKS = (
     "check",
 )
 WITHOUT_CHECKPOINTS = ("check", "predict", "embed", "evaluate", "export")  # cannot be resumed
-DATASETS = ("shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH", "npz:FILE")
+DATASETS = (
+    "shapes",
+    "cifar10",
+    "cifar100",
+    "stl10",
+    "tfds:NAME",
+    "folder:PATH",
+    "tfrecord:PATTERN",
+    "npz:FILE",
+)
 OPTIMIZERS = ("lars", "sgd", "nesterov", "adam", "adamw", "nadam", "lamb")
 PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SWITCHES = ("auto", "true", "false")
@@ -118,7 +127,8 @@ class Config:
         "data",
         "shapes",
         "The images: shapes are drawn by the library; tfds:NAME comes from TensorFlow Datasets; "
-        "folder:PATH holds pictures, in class folders where there are labels; npz:FILE arrays.",
+        "folder:PATH holds pictures, in class folders where there are labels, and may be a .zip or "
+        ".tar of such a folder; tfrecord:PATTERN names files of tf.train.Example; npz:FILE arrays.",
         choices=DATASETS,
     )
     cifar10: bool = setting("data", False, "Short for --dataset=cifar10.")

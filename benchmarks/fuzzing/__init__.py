@@ -14,6 +14,8 @@ KINDS = {
     "colour_table": "texts",
     "settings": "texts",
     "npz": "arrays",
+    "archive": "archives",
+    "records": "archives",
     "weights": "runs",
     "run_folder": "runs",
 }

@@ -104,7 +104,7 @@ def odd_pixels(path: str, facts: Facts, view: Size) -> str:
 def other_extension(path: str, facts: Facts, view: Size) -> str:
     """Names that say another format than the content has."""
     extension = os.path.splitext(path)[1].lower()
-    if extension in _FORMATS.get(facts.format, (f".{facts.format.lower()}",)):
+    if not extension or extension in _FORMATS.get(facts.format, (f".{facts.format.lower()}",)):
         return ""
     return f"it is {facts.format}"
 

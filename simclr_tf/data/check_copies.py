@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import zlib
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
 from simclr_tf.data.files import read_each
+from simclr_tf.data.members import Member, open_bytes
 from simclr_tf.data.sources import Source
 
 _BLOCK = 1 << 20  # bytes of a file in memory at a time
@@ -80,7 +82,10 @@ def compare_copies(
                 yield "duplicate", other, f"the same as {first.place}"
 
 
-def _stat(path: str) -> tuple[int, tuple[int, int]] | None:
+def _stat(path: str) -> tuple[int, Hashable] | None:
+    """Returns the size and what tells the bytes from those of other files."""
+    if isinstance(path, Member):
+        return path.size, (path.container, path.start)
     try:
         stat = os.stat(path)
     except OSError:  # it was there when it was decoded
@@ -91,9 +96,9 @@ def _stat(path: str) -> tuple[int, tuple[int, int]] | None:
 def _digest(path: str) -> bytes | None:
     digest = hashlib.blake2b(digest_size=16)
     try:
-        with open(path, "rb") as file:
+        with open_bytes(path) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
-    except OSError:
+    except (OSError, ValueError, zlib.error):  # it was as it should be when it was decoded
         return None
     return digest.digest()

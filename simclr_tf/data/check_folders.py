@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from simclr_tf.data.folders import is_image_name
+from simclr_tf.data.folders import Folder, is_image_name, open_folder, walk
+from simclr_tf.data.metadata import TABLE
 from simclr_tf.data.problems import Problem
 
 
 def check_folder(root: str, paths: Sequence[str], known: Sequence[str] = ()) -> Iterator[Problem]:
-    """Yields what is odd about a folder, without opening a file.
+    """Yields what is odd about a folder or archive, without opening a file in it.
 
     Args:
         root: The folder of the data set.
@@ -18,9 +20,11 @@ def check_folder(root: str, paths: Sequence[str], known: Sequence[str] = ()) -> 
         known: Files that are not read and reported already.
     """
     read = set(paths)
-    yield from links_out(root, paths)
-    yield from unread_files(root, read.union(known))
-    yield from odd_links(root, read)
+    folder = open_folder(root)
+    yield from unread_files(folder, read.union(known))
+    if isinstance(folder, Path):  # the links in an archive lead to nothing else
+        yield from links_out(root, paths)
+        yield from odd_links(root, read)
 
 
 def links_out(root: str, paths: Sequence[str]) -> Iterator[Problem]:
@@ -37,14 +41,14 @@ def links_out(root: str, paths: Sequence[str]) -> Iterator[Problem]:
             yield Problem("link out", path, f"it is {target}")
 
 
-def unread_files(root: str, read: set[str]) -> Iterator[Problem]:
+def unread_files(root: Folder, read: set[str]) -> Iterator[Problem]:
     """Files in the folder that are not read: images outside the classes, other extensions."""
     others: dict[str, list[str]] = {}
-    for here, folders, files in os.walk(root):
+    for here, folders, files in walk(root):
         folders[:] = [folder for folder in folders if not folder.startswith(".")]
         for name in sorted(files):
             path = os.path.join(here, name)
-            if path in read or name.startswith("."):
+            if path in read or name.startswith(".") or name == TABLE:
                 continue
             if is_image_name(name):
                 yield Problem("outside the classes", path)

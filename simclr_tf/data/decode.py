@@ -11,12 +11,13 @@ import struct
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
+from simclr_tf.data.members import Member, open_bytes
 from simclr_tf.errors import OutOfMemoryError, UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp")
@@ -190,7 +191,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     """Opens a file and returns `use(image)`, every failure turned into a UserError.
 
     Args:
-        path: The image's file.
+        path: The image's file, or a `Member` of one.
         use: Called with the image, not decoded yet.
         kind: "an image", or "a mask", which no flag leaves out; for the messages.
 
@@ -202,7 +203,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
     mend = f"Mend or remove the file{leave_out}."
     try:
         num_bytes = _count_bytes(path)
-        with Image.open(path) as image:
+        with Image.open(path.open() if isinstance(path, Member) else path) as image:
             if image.format == "EPS":  # a program, which Pillow would have an interpreter run
                 raise UnidentifiedImageError
             # Pillow refuses twice its limit and warns below; a warning turned into an error would
@@ -244,7 +245,14 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
 
 
 def _count_bytes(path: str | Path) -> int:
-    """Returns a file's length; raises OSError where it is no regular one, or a link to none."""
+    """Returns a file's length; raises OSError where it is no regular one, or a link to none.
+
+    Raises MemoryError for a member that unpacks to more than an image needs.
+    """
+    if isinstance(path, Member):
+        if path.size > _BYTES_PER_PIXEL * (Image.MAX_IMAGE_PIXELS or _PILLOWS_LIMIT):
+            raise MemoryError
+        return path.size
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for its writer
         raise OSError(errno.EINVAL, "no regular file, but a folder, a pipe or a device")
@@ -269,7 +277,7 @@ def _blame_for_memory(path: str | Path, kind: str) -> tuple[str, str]:
 
 def _say_what(path: str | Path) -> tuple[str, str]:
     """Returns kind and reason of a file that Pillow knows no format for."""
-    with open(path, "rb") as file:
+    with open_bytes(path) as file:
         head = file.read(_HEAD)
     if not head:
         return "empty", "the file is empty"
@@ -298,16 +306,25 @@ def _may_be_turned(image: PngImageFile) -> bool:
     """
     if {"exif", "Raw profile type exif", "XML:com.adobe.xmp"} & image.info.keys():
         return True
-    with open(image.filename, "rb") as file:
-        file.seek(8)
-        while len(header := file.read(8)) == 8:
-            length, name = struct.unpack(">I4s", header)
-            if name == b"eXIf":
-                return True
-            key = file.read(min(length, 32)) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
-            if key.startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")):
-                return True
-            file.seek(length - len(key) + 4, os.SEEK_CUR)
+    file = cast(IO[bytes], image.fp)  # there until the pixels are decoded
+    place = file.tell()  # where the decoder will go on
+    try:
+        return _names_orientation(file)
+    finally:
+        file.seek(place)
+
+
+def _names_orientation(file: IO[bytes]) -> bool:
+    """Tells whether the chunks of a PNG file name an orientation; leaves the file anywhere."""
+    file.seek(8)
+    while len(header := file.read(8)) == 8:
+        length, name = struct.unpack(">I4s", header)
+        if name == b"eXIf":
+            return True
+        key = file.read(min(length, 32)) if name in (b"tEXt", b"zTXt", b"iTXt") else b""
+        if key.startswith((b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")):
+            return True
+        file.seek(length - len(key) + 4, os.SEEK_CUR)
     return False
 
 

@@ -1,45 +1,81 @@
-"""Sets of image files in folders: splits, classes, and masks beside the images."""
+"""Sets of image files in folders and archives: splits, classes, and masks beside the images."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from simclr_tf.data.archives import ArchiveFolder, open_archive
 from simclr_tf.data.decode import EXTENSIONS
 from simclr_tf.data.files import name_first
+from simclr_tf.data.members import Member
+from simclr_tf.data.metadata import TABLE, read_labels
 from simclr_tf.data.problems import Problem, Report, refuse
-from simclr_tf.data.sources import Source, Splits
+from simclr_tf.data.sources import Source, Splits, each_split
 from simclr_tf.errors import UserError
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there, in any case
 IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
+Folder = Path | ArchiveFolder
 
 
 def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> Splits:
-    """Lists the images of a folder, without decoding any.
+    """Lists the images of a folder, or of a ZIP or tar archive, without decoding any.
 
     Where there are `train` and `test` folders they are the splits, otherwise all of it is the
     training set. Without `test`, `val`, `valid` or `validation` stands for it; capitals do not
     matter. Sub-folders are the classes, sorted by name; without any, there are no
-    labels. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
-    only the images are listed.
+    labels. A table `metadata.csv` of `file_name` and `label` in PATH or in a split says the classes
+    instead. Of folders `images` and `masks` beside each other, in PATH or in those of the splits,
+    only the images are listed. A single folder that wraps all of an archive is looked through.
 
     Args:
-        path: The folder.
+        path: The folder or archive.
         masks: Pair the images with the files in `masks` of the same relative path but for the
             extension. There are no labels then.
         report: Called with whatever is wrong; where it returns, the file is left out.
 
     Raises:
-        UserError: There is no such folder, no image in it, or an image without its mask.
+        UserError: There is no such folder, no image in it, or an image without its mask; the
+            archive cannot be read, or names lead out of it.
     """
-    root, name = Path(path), f"folder:{path}"
+    root, name = open_folder(path), f"folder:{path}"
+    if isinstance(root, Path):
+        return _load_tree(root, name, masks, report)
+    for problem in root.archive.problems:
+        report(problem)
+    return each_split(_load_tree(root, name, masks, report), root.archive.with_members)
+
+
+def open_folder(path: str) -> Folder:
+    """Returns a folder, or the one that a data set begins at in an archive; raises UserError."""
+    root = Path(path)
+    if root.is_file():
+        return _unwrapped(open_archive(str(root)).root)
     if not root.is_dir():
-        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset={name}.")
+        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset=folder:{path}.")
+    return root
+
+
+def _unwrapped(root: ArchiveFolder) -> ArchiveFolder:
+    """Returns the folder below those that hold nothing but one with folders in it."""
+    while True:
+        _, folders, files = next(root.walk())
+        folders = [name for name in folders if not name.startswith(".")]
+        if len(folders) != 1 or any(map(is_image_name, files)):
+            return root
+        below = root / folders[0]
+        if not _sub_folders(below):
+            return root
+        root = below
+
+
+def _load_tree(root: Folder, name: str, masks: bool, report: Report) -> Splits:
     if masks:
         return _load_pairs(root, name, report)
     root = _images_of(root)
@@ -54,34 +90,40 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
 
 def holds_masks(path: str) -> bool:
     """Tells whether a folder, or the splits in it, hold `images` and `masks`."""
-    root = Path(path)
+    if not os.path.exists(path):
+        return False
+    root = open_folder(path)
     folders = _split_folders(root)
     return _has_masks(root) or (folders is not None and _has_masks(root / folders[0]))
 
 
-def _split_folders(root: Path) -> tuple[str, str] | None:
+def _sub_folders(folder: Folder) -> list[str]:
+    _, names, _ = next(walk(folder), ("", [], []))
+    return sorted(names)
+
+
+def _split_folders(root: Folder) -> tuple[str, str] | None:
     """Returns the folders that are trained and reported on, as they are spelled, or None."""
     wanted = (TRAIN_FOLDER, *TEST_FOLDERS)
-    names = sorted(os.listdir(root)) if root.is_dir() else []
     # Of several that differ in capitals alone, the one without comes last.
-    found = {n.lower(): n for n in names if n.lower() in wanted and (root / n).is_dir()}
+    found = {name.lower(): name for name in _sub_folders(root) if name.lower() in wanted}
     test = next((found[name] for name in TEST_FOLDERS if name in found), None)
     return None if test is None or TRAIN_FOLDER not in found else (found[TRAIN_FOLDER], test)
 
 
-def _has_masks(folder: Path) -> bool:
+def _has_masks(folder: Folder) -> bool:
     return (folder / IMAGES).is_dir() and (folder / MASKS).is_dir()
 
 
-def _images_of(folder: Path) -> Path:
+def _images_of(folder: Folder) -> Folder:
     return folder / IMAGES if _has_masks(folder) else folder
 
 
-def _load_pairs(root: Path, name: str, report: Report) -> Splits:
+def _load_pairs(root: Folder, name: str, report: Report) -> Splits:
     """Lists images and masks: {images,masks}, {images,masks}/SPLIT or SPLIT/{images,masks}."""
     folders = _split_folders(_images_of(root))
     if folders is None and not _has_masks(root):
-        found = ", ".join(sorted(d.name for d in root.iterdir() if d.is_dir())) or "no folder"
+        found = ", ".join(_sub_folders(root)) or "no folder"
         raise UserError(
             f"Expected the folders {IMAGES} and {MASKS} in {root}, or in train and test in it, got "
             f"{found}. Sort the files so, or pass lists of image,mask lines as --train_file_path."
@@ -97,7 +139,7 @@ def _load_pairs(root: Path, name: str, report: Report) -> Splits:
     return Splits(split("")) if folders is None else Splits(*map(split, folders))
 
 
-def _pair(image_folder: Path, mask_folder: Path, name: str, report: Report) -> Source:
+def _pair(image_folder: Folder, mask_folder: Folder, name: str, report: Report) -> Source:
     images = _by_stem(image_folder, _files_below(image_folder, name, "images"))
     masks = _by_stem(mask_folder, _files_below(mask_folder, name, "masks"))
     pairs, wrong = [], []
@@ -128,7 +170,7 @@ def _tell(report: Report, fault: str, *problems: Problem) -> None:
         report(problem)
 
 
-def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
+def _by_stem(folder: Folder, files: tuple[str, ...]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for file in files:
         stem, _ = os.path.splitext(os.path.relpath(file, folder))
@@ -136,8 +178,11 @@ def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _list_folder(root: Path, name: str, report: Report) -> Source:
-    folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
+def _list_folder(root: Folder, name: str, report: Report) -> Source:
+    named = _labels_in(root)
+    if named:
+        return _list_named(root, name, named, report)
+    folders = [name for name in _sub_folders(root) if not name.startswith(".")]
     if not folders:
         return Source(name, paths=_files_below(root, name))
     paths: list[str] = []
@@ -159,19 +204,54 @@ def _list_folder(root: Path, name: str, report: Report) -> Source:
     return Source(name, paths=tuple(paths), labels=np.array(labels, np.int32), class_names=names)
 
 
-def _files_below(folder: Path, name: str, kind: str = "images") -> tuple[str, ...]:
+def _labels_in(folder: Folder) -> dict[str, str]:
+    """Returns what the table in a folder says; nothing where there is none."""
+    path = str(folder / TABLE)
+    if isinstance(folder, ArchiveFolder):
+        path = folder.archive.members.get(path, "")
+    return read_labels(path) if os.path.isfile(path) or isinstance(path, Member) else {}
+
+
+def _list_named(root: Folder, name: str, named: dict[str, str], report: Report) -> Source:
+    """Lists the images that a table gives classes to."""
+    found = {path.removeprefix(f"{root}/"): path for path in _files_below(root, name)}
+    for below in sorted(found.keys() - named.keys()):
+        report(Problem("label", found[below], f"expected a line in {TABLE}, got none. Add it"))
+    for below in sorted(named.keys() - found.keys()):
+        report(Problem("missing", str(root / below), f"{TABLE} names it. Remove the line"))
+    labelled = [below for below in found if below in named]
+    if not labelled:
+        raise UserError(_nothing_in(root, name, f"images that {TABLE} names"))
+    texts = {named[below] for below in labelled}
+    numbers = all(text.isdecimal() for text in texts)
+    classes = sorted(texts, key=lambda text: (int(text) if numbers else 0, text))
+    number_of = {text: number for number, text in enumerate(classes)}
+    return Source(
+        name,
+        paths=tuple(found[below] for below in labelled),
+        labels=np.array([number_of[named[below]] for below in labelled], np.int32),
+        class_names=tuple(classes),
+    )
+
+
+def _files_below(folder: Folder, name: str, kind: str = "images") -> tuple[str, ...]:
     found = _find_below(folder)
     if not found:
         raise UserError(_nothing_in(folder, name, kind))
     return tuple(found)
 
 
-def _find_below(folder: Path) -> list[str]:
+def _find_below(folder: Folder) -> list[str]:
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in walk(folder):
         folders[:] = sorted(d for d in folders if not d.startswith("."))
         found += [os.path.join(here, f) for f in sorted(files) if is_image_name(f)]
     return found
+
+
+def walk(folder: Folder) -> Iterator[tuple[str, list[str], list[str]]]:
+    """`os.walk` of a folder that may be one in an archive."""
+    return folder.walk() if isinstance(folder, ArchiveFolder) else os.walk(folder)
 
 
 def is_image_name(name: str) -> bool:
@@ -179,7 +259,7 @@ def is_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
-def _nothing_in(folder: Path, name: str, kind: str) -> str:
+def _nothing_in(folder: Folder, name: str, kind: str) -> str:
     return (
         f"Expected {kind} ({', '.join(EXTENSIONS)}) in {folder} ({name}), got none. Put {kind} "
         "there or correct the path."

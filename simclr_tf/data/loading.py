@@ -12,6 +12,7 @@ from simclr_tf.data.folders import holds_masks, load_folder
 from simclr_tf.data.mask_checks import check_masks
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import Report, refuse
+from simclr_tf.data.records import load_records
 from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
 from simclr_tf.data.sources import Source, Splits, each_split, hold_back
 from simclr_tf.errors import UserError
@@ -39,7 +40,8 @@ def load(
     """Loads a data set.
 
     Args:
-        dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH" or "npz:FILE".
+        dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH",
+            "tfrecord:PATTERN" or "npz:FILE".
         train_file_path: A list file that is read instead of `dataset`.
         val_file_path: The list file that is reported on.
         input_size: (h, w) that images are brought to; (0, 0): their own.
@@ -106,7 +108,7 @@ def list_files(
     masks: bool = False,
     report: Report = refuse,
 ) -> Splits | None:
-    """Lists a data set's files without opening one; None where it is no files.
+    """Lists a data set's files without opening an image; None where it is no files.
 
     Args:
         dataset: As for `load`, and so are the next four.
@@ -134,12 +136,20 @@ def list_files(
             masks=masks,
             report=report,
         )
+    kind, _, pattern = dataset.partition(":")
+    if kind == "tfrecord":
+        if masks:
+            raise UserError(
+                f"Expected a data set with masks, got {dataset}: TFRecord files are read without. "
+                "Pass a folder, an archive of one, lists or an .npz file."
+            )
+        return load_records(pattern, report=report)
     folder = folder_of(dataset)
     return load_folder(folder, masks=masks, report=report) if folder else None
 
 
 def folder_of(dataset: str) -> str:
-    """Returns the folder that a data set is, or ""."""
+    """Returns the folder or archive that a data set is, or ""."""
     kind, _, rest = dataset.partition(":")
     return str(Path(rest).expanduser()) if kind == "folder" else ""
 

@@ -59,12 +59,14 @@ KINDS: dict[str, Kind] = {
     ),
     "link loop": Kind(ERROR, "a class is a link to a folder above it: remove it"),
     "link out": Kind(WARNING, "a link leads out of the data's folder: a copy would miss the file"),
+    "record": Kind(ERROR, "a TFRecord file is damaged from here on, or holds no images"),
+    "outside name": Kind(ERROR, "a name that no folder could hold: pack the archive anew"),
     "odd name": Kind(NOTICE, "the name is no UTF-8: it is read, and shown as \\udcXX"),
     # -- files --
     "missing": Kind(ERROR, f"there is no such file: {_MEND}", skippable=True),
     "broken link": Kind(ERROR, f"the link leads nowhere: {_MEND}", skippable=True),
     "unreadable": Kind(
-        ERROR, f"no files that the system lets be read (permissions?): {_MEND}", skippable=True
+        ERROR, f"cannot be read (permissions, or how it is packed?): {_MEND}", skippable=True
     ),
     "empty": Kind(ERROR, f"the file has no bytes: {_MEND}", skippable=True),
     "no image": Kind(ERROR, f"the content is no image: {_MEND}", skippable=True),

@@ -152,10 +152,10 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
     elif config.train_file_path:
         if column == "text" and not masked:
             problems.append(Problem("other column", config.train_file_path))
-    else:
+    elif folder := folder_of(config.dataset):
         known = [problem.file for problem in problems]
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
-        problems += check_folder(folder_of(config.dataset), read, known)
+        problems += check_folder(folder, read, known)
     view = assembly.asked_size(config)
     checked = check_splits(
         splits,
