@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -168,10 +169,17 @@ def _files_below(folder: Path, name: str, kind: str = "images") -> tuple[str, ..
 
 def _find_below(folder: Path) -> list[str]:
     found = []
-    for here, folders, files in os.walk(folder):
+    for here, folders, files in os.walk(folder, onerror=_stop):
         folders[:] = sorted(d for d in folders if not d.startswith("."))
         found += [os.path.join(here, f) for f in sorted(files) if is_image_name(f)]
     return found
+
+
+def _stop(error: OSError) -> NoReturn:
+    raise UserError(
+        f"Expected a folder that can be read at {error.filename}, got: {error.strerror}. Change "
+        "its permissions, or move it away."
+    ) from error
 
 
 def is_image_name(name: str) -> bool:

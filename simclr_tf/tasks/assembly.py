@@ -33,9 +33,10 @@ from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.disk import check_room, naming_the_way_on
+from simclr_tf.tasks.encoders import normalization
 from simclr_tf.tasks.same_images import Record, check_same_images, record_of
 from simclr_tf.training import distribution
-from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints, TensorBoardLog
+from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints
 from simclr_tf.training.checkpoints import (
     Variables,
     read_arrays,
@@ -47,6 +48,7 @@ from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.tensorboard_log import TensorBoardLog
 
 # A resumed run may change these without becoming another run.
 FREE_ON_RESUME = (
@@ -104,6 +106,8 @@ class Run:
             **metrics,
         }
         self.folder.write_results(results)
+        if skipped:
+            print(f"{int(skipped)} steps skipped (float16 overflow)")
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 
@@ -305,6 +309,7 @@ def load_splits(
     *,
     need_labels: bool = False,
     unlabelled: bool = True,
+    some_labels: bool = False,
     masks: MaskRules | None = None,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed.
@@ -312,7 +317,13 @@ def load_splits(
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
-    splits = load_unseen(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
+    splits = load_unseen(
+        config,
+        need_labels=need_labels,
+        unlabelled=unlabelled,
+        some_labels=some_labels,
+        masks=masks,
+    )
     problems = look_at(splits, view=asked_size(config), labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
     if errors:
@@ -332,6 +343,7 @@ def load_unseen(
     *,
     need_labels: bool = False,
     unlabelled: bool = True,
+    some_labels: bool = False,
     masks: MaskRules | None = None,
 ) -> data.Splits:
     """Does as `load_splits`, but looks at no sample."""
@@ -346,6 +358,7 @@ def load_unseen(
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
         unlabelled=unlabelled,
+        some_labels=some_labels,
         num_classes=config.num_classes,
         masks=masks,
     )
@@ -627,7 +640,8 @@ def train(
         steps_per_epoch=plan.steps_per_epoch,
         check=finite.check,
     )
-    write = [Journal(run.folder), TensorBoardLog(run.folder), save]
+    events = TensorBoardLog(run.folder, first_epoch=first_step // plan.steps_per_epoch)
+    write = [Journal(run.folder), events, save]
     started = time.monotonic()
     try:
         fit_steps(
@@ -681,9 +695,8 @@ def _check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | Non
             f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
             "the run began with."
         )
-    for each in (began, now):  # an encoder of ours that says auto has none
-        if each.get("normalize_input") == "auto":
-            each["normalize_input"] = "none"
+    for each in (began, now):
+        each["normalize_input"] = normalization(str(each.get("normalize_input", "auto")))
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in (now if names is None else names)

@@ -439,16 +439,6 @@ class SaveCheckpoints(keras.callbacks.Callback):
         return numbered_variables("epoch", metrics)
 
 
-class TensorBoardLog(keras.callbacks.TensorBoard):
-    """Keras' TensorBoard log, scalars only, without a copy of the graph."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(str(folder.tensorboard), write_graph=False, update_freq="epoch")
-
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Does nothing; Keras' own prepares, at every step, summaries that it then drops."""
-
-
 def _thin(source: Source, limit: int) -> Source:
     """Takes at most `limit` images, evenly spaced."""
     if len(source) <= limit:

@@ -1,0 +1,85 @@
+"""The curves of a run for TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.writing import write_whole
+
+TAG = "epoch_"  # what the names of all points begin with
+
+Logs = dict[str, Any] | None
+
+
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes each epoch's metrics, named and numbered, from 0, as Keras' own callback does.
+
+    They are on the disk before a checkpoint speaks of the epoch, where Keras keeps them in memory
+    for two minutes. What lies there of the epochs to come, from a run that got further than its
+    last checkpoint, is dropped.
+
+    Args:
+        folder: The run's folder.
+        first_epoch: The epoch to go on from.
+    """
+
+    def __init__(self, folder: RunFolder, *, first_epoch: int) -> None:
+        super().__init__()
+        self.path = folder.tensorboard
+        self.first_epoch = first_epoch
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        if not self._writers:  # `fit_steps` begins a training more than once
+            drop_points(self.path, self.first_epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        rate = float(self.model.optimizer.learning_rate)
+        for name, value in {**(logs or {}), "learning_rate": rate}.items():
+            with self._writer("validation" if name.startswith("val_") else "train").as_default():
+                tf.summary.scalar(f"{TAG}{name.removeprefix('val_')}", value, step=epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(str(self.path / split))
+        return self._writers[split]
+
+
+def drop_points(folder: pathlib.Path, first_epoch: int) -> None:
+    """Drops the points of an epoch, and of later ones, from the event files below a folder.
+
+    An event that says where a run was taken up would do for TensorBoard, but not for every reader
+    of such files.
+    """
+    for path in folder.rglob("*tfevents*"):
+        events = list(read_events(path))
+        kept = [event for event in events if not _is_point_from(event, first_epoch)]
+        if len(kept) < len(events):
+            write_whole(path, functools.partial(_write_events, kept), sync=True)
+
+
+def read_events(path: pathlib.Path) -> Iterator[tf.compat.v1.Event]:
+    """Yields the events of a file that are whole."""
+    with contextlib.suppress(tf.errors.DataLossError):  # a kill has cut it off
+        yield from tf.compat.v1.train.summary_iterator(str(path))
+
+
+def _is_point_from(event: tf.compat.v1.Event, first_epoch: int) -> bool:
+    ours = any(value.tag.startswith(TAG) for value in event.summary.value)
+    return ours and event.step >= first_epoch
+
+
+def _write_events(events: Sequence[tf.compat.v1.Event], path: pathlib.Path) -> None:
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for event in events:
+            writer.write(event.SerializeToString())
