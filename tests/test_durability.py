@@ -131,9 +131,9 @@ def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun
 
 def test_points_of_later_epochs_are_dropped_wherever_they_lie(tmp_path):
     """Of every file, also one that a kill has cut off; and nothing that is not ours."""
-    folder = tmp_path / "tensorboard"
+    folder = tmp_path / "by\udcfftes" / "tensorboard"  # no UTF-8
     for split in ("train", "validation"):
-        writer = tf.summary.create_file_writer(str(folder / split))
+        writer = tf.summary.create_file_writer(os.fsencode(folder / split))
         with writer.as_default():
             for epoch in range(4):
                 tf.summary.scalar("epoch_loss", float(epoch), step=epoch)
@@ -141,14 +141,17 @@ def test_points_of_later_epochs_are_dropped_wherever_they_lie(tmp_path):
         writer.close()
     (file,) = (folder / "train").iterdir()
     cut(file)
+    file.with_name(f"{file.name}.partial").write_bytes(file.read_bytes())
     drop_points(folder, 2)
-    kept = [("epoch_loss", 0, 0.0), ("epoch_loss", 1, 1.0)]
-    theirs = [("of another", 9, 7.0)]
-    assert [p[1:] for p in points_of(tmp_path) if p[0] == "train"] == kept
-    assert [p[1:] for p in points_of(tmp_path) if p[0] == "validation"] == kept + theirs
+    assert not partials_in(folder)
     before = file.stat().st_mtime_ns
     drop_points(folder, 2)
     assert file.stat().st_mtime_ns == before  # nothing to drop
+    points = points_of(folder.parent.rename(tmp_path / "run"))
+    kept = [("epoch_loss", 0, 0.0), ("epoch_loss", 1, 1.0)]
+    assert [p[1:] for p in points if p[0] == "train"] == kept
+    theirs = [("of another", 9, 7.0)]
+    assert [p[1:] for p in points if p[0] == "validation"] == kept + theirs
     drop_points(tmp_path / "none", 0)
 
 

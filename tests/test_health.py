@@ -90,9 +90,9 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory):
-    """What pre-trains three epochs of four steps on 32 images."""
+    """What pre-trains three epochs of eight steps on 64 images."""
     file = tmp_path_factory.mktemp("data") / "images.npz"
-    images = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
     np.savez(file, x_train=images)
     tiny = ["--width_multiplier=0.0625", "--zdim=4", "--batch_size=8", "--num_epochs=3"]
     return ["--task=pretrain", f"--dataset=npz:{file}", *tiny, "--eval_every_epochs=1"]
@@ -102,20 +102,20 @@ def test_a_healthy_run_in_float16_is_told_of_its_skipped_steps_alone(
     flags, tmp_path, monkeypatch, capsys
 ):
     scaled = keras.optimizers.LossScaleOptimizer.__init__
-    too_large = functools.partialmethod(scaled, initial_scale=2.0**24)
+    too_large = functools.partialmethod(scaled, initial_scale=2.0**16)
     monkeypatch.setattr(keras.optimizers.LossScaleOptimizer, "__init__", too_large)
     folder = f"--pretrain_save_path={tmp_path / 'run'}"
     assert main.main([*flags, "--precision=mixed_float16", folder]) == 0
     results = json.loads((tmp_path / "run/results.json").read_text())
     skipped = results["skipped_steps"]
-    assert 0 < skipped < results["steps"] == 12
+    assert 0 < skipped < results["steps"] == 24
     out = capsys.readouterr().out
     assert f"\n{skipped} steps skipped (float16 overflow)\n" in out
     assert "collapse" not in out
 
 
 def test_a_run_that_collapses_is_told_so_in_words(flags, tmp_path, capsys):
-    reckless = ["--optimizer=adam", "--learning_rate=30", "--warmup_epochs=0", "--lr_scaling=none"]
+    reckless = ["--optimizer=sgd", "--learning_rate=100", "--warmup_epochs=0", "--lr_scaling=none"]
     folder = f"--pretrain_save_path={tmp_path / 'run'}"
     assert main.main([*flags, *reckless, "--precision=float32", folder]) == 0
     out = capsys.readouterr().out

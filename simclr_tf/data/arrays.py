@@ -187,6 +187,11 @@ def _masks_of(masks: Iterable[np.ndarray], name: str, rules: MaskRules) -> np.nd
 
 
 def _as_images(array: np.ndarray, name: str) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] in (1, 3):
+        raise UserError(
+            f"Expected images [M, H, W, 3], [M, H, W, 1] or [M, H, W] as {name}, got "
+            f"{list(array.shape)}, which looks like a single one. Stack images by numpy.stack."
+        )
     if array.ndim == 3:
         array = array[..., np.newaxis]
     if array.ndim != 4 or array.shape[-1] not in (1, 3) or not array.size:

@@ -63,14 +63,15 @@ def naming_the_way_on(config: Config, folder: RunFolder) -> Iterator[None]:
         if isinstance(error, tf.errors.OpError):
             path = folder.tensorboard if "tfevents" in str(error) else folder.path
         else:
-            path = path_in(error)
+            named = path_in(error)
             # What writes a file says so itself; any other use of a disk that fails is reading.
-            if error.errno == errno.EIO and (path is None or folder.path not in path.parents):
+            if error.errno == errno.EIO and (named is None or folder.path not in named.parents):
                 raise UserError(
-                    f"Expected to read {path or 'the data'}, got: {reason}. Check the disk that it "
-                    f"is on, or read a copy. {_way_on(config, folder)}"
+                    f"Expected to read {named or 'the data'}, got: {reason}. Check the disk that "
+                    f"it is on, or read a copy. {_way_on(config, folder)}"
                 ) from error
-        raise NotWritten(path or folder.path, reason, remedy=_remedy(config, folder)) from error
+            path = named or folder.path
+        raise NotWritten(path, reason, remedy=_remedy(config, folder)) from error
 
 
 def _disk_fault(error: OSError | tf.errors.OpError, folder: RunFolder) -> str:

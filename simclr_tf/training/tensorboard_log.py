@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -51,7 +52,9 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def _writer(self, split: str) -> tf.summary.SummaryWriter:
         if split not in self._writers:
-            self._writers[split] = tf.summary.create_file_writer(str(self.path / split))
+            self._writers[split] = tf.summary.create_file_writer(
+                os.fsencode(self.path / split)  # text of no UTF-8 is refused
+            )
         return self._writers[split]
 
 
@@ -61,7 +64,9 @@ def drop_points(folder: pathlib.Path, first_epoch: int) -> None:
     An event that says where a run was taken up would do for TensorBoard, but not for every reader
     of such files.
     """
-    for path in folder.rglob("*tfevents*"):
+    for path in list(folder.rglob("*tfevents*.partial")):  # of a process that was killed in here
+        path.unlink()
+    for path in list(folder.rglob("*tfevents*")):
         events = list(read_events(path))
         kept = [event for event in events if not _is_point_from(event, first_epoch)]
         if len(kept) < len(events):
@@ -71,7 +76,8 @@ def drop_points(folder: pathlib.Path, first_epoch: int) -> None:
 def read_events(path: pathlib.Path) -> Iterator[tf.compat.v1.Event]:
     """Yields the events of a file that are whole."""
     with contextlib.suppress(tf.errors.DataLossError):  # a kill has cut it off
-        yield from tf.compat.v1.train.summary_iterator(str(path))
+        records = tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator()
+        yield from map(tf.compat.v1.Event.FromString, records)
 
 
 def _is_point_from(event: tf.compat.v1.Event, first_epoch: int) -> bool:
@@ -80,6 +86,6 @@ def _is_point_from(event: tf.compat.v1.Event, first_epoch: int) -> bool:
 
 
 def _write_events(events: Sequence[tf.compat.v1.Event], path: pathlib.Path) -> None:
-    with tf.io.TFRecordWriter(str(path)) as writer:
+    with tf.io.TFRecordWriter(os.fsencode(path)) as writer:
         for event in events:
             writer.write(event.SerializeToString())
