@@ -9,11 +9,14 @@ import types
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tiny import tiny_simclr, tiny_views
 
 import main
 from simclr_tf.data import from_arrays
 from simclr_tf.losses import NTXent
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
+from simclr_tf.training.fit import fit_steps
 
 HEALTHY = {"loss": 3.0, "contrastive_accuracy": 0.5, "feature_spread": 0.05, "feature_rank": 4.0}
 
@@ -88,35 +91,34 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
     )
 
 
-@pytest.fixture(scope="module")
-def flags(tmp_path_factory):
-    """What pre-trains three epochs of eight steps on 64 images."""
-    file = tmp_path_factory.mktemp("data") / "images.npz"
-    images = np.random.default_rng(0).integers(0, 256, (64, 8, 8, 3), np.uint8)
-    np.savez(file, x_train=images)
-    tiny = ["--width_multiplier=0.0625", "--zdim=4", "--batch_size=8", "--num_epochs=3"]
-    return ["--task=pretrain", f"--dataset=npz:{file}", *tiny, "--eval_every_epochs=1"]
+@pytest.mark.parametrize(("rate", "collapses"), [(0.05, False), (1e3, True)])
+def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, rate, collapses):
+    model, loss = tiny_simclr(), NTXent(0.5)
+    model.compile(keras.optimizers.SGD(rate), loss)
+    views = tf.data.Dataset.from_tensors(tiny_views())
+    images = from_arrays(rng.integers(0, 256, (40, 9, 9, 3), np.uint8))
+    monitor = KNNMonitor(images, images)
+    fit_steps(
+        model,
+        lambda first, last: views.repeat(last - first),
+        first_step=0,
+        last_step=12,
+        steps_per_epoch=4,
+        callbacks=[monitor, HealthLine(loss=loss, batch_size=8, monitor=monitor)],
+    )
+    assert ("warning: collapse: the features of all" in capsys.readouterr().out) == collapses
 
 
-def test_a_healthy_run_in_float16_is_told_of_its_skipped_steps_alone(
-    flags, tmp_path, monkeypatch, capsys
-):
+def test_the_steps_that_float16_skips_are_printed_and_in_the_results(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer.__init__
-    too_large = functools.partialmethod(scaled, initial_scale=2.0**16)
+    too_large = functools.partialmethod(scaled, initial_scale=2.0**20)
     monkeypatch.setattr(keras.optimizers.LossScaleOptimizer, "__init__", too_large)
-    folder = f"--pretrain_save_path={tmp_path / 'run'}"
-    assert main.main([*flags, "--precision=mixed_float16", folder]) == 0
-    results = json.loads((tmp_path / "run/results.json").read_text())
-    skipped = results["skipped_steps"]
-    assert 0 < skipped < results["steps"] == 24
-    out = capsys.readouterr().out
-    assert f"\n{skipped} steps skipped (float16 overflow)\n" in out
-    assert "collapse" not in out
-
-
-def test_a_run_that_collapses_is_told_so_in_words(flags, tmp_path, capsys):
-    reckless = ["--optimizer=sgd", "--learning_rate=100", "--warmup_epochs=0", "--lr_scaling=none"]
-    folder = f"--pretrain_save_path={tmp_path / 'run'}"
-    assert main.main([*flags, *reckless, "--precision=float32", folder]) == 0
-    out = capsys.readouterr().out
-    assert "warning: collapse: the features of all images are nearly the same" in out
+    images = np.random.default_rng(0).integers(0, 256, (72, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(72) % 2)
+    flags = [f"--dataset=npz:{tmp_path / 'set.npz'}", "--freeze", "--init_weights=none"]
+    flags += ["--width_multiplier=0.0625", "--batch_size=8", "--num_epochs=2"]
+    flags += ["--precision=mixed_float16", f"--finetune_save_path={tmp_path / 'run'}"]
+    assert main.main(["--task=classification", *flags]) == 0
+    skipped = json.loads((tmp_path / "run/results.json").read_text())["skipped_steps"]
+    assert 0 < skipped < 16
+    assert f"\n{skipped} steps skipped (float16 overflow)\n" in capsys.readouterr().out

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -175,7 +174,9 @@ def _find_below(folder: Path) -> list[str]:
     return found
 
 
-def _stop(error: OSError) -> NoReturn:
+def _stop(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # what is not there holds nothing
+        return
     raise UserError(
         f"Expected a folder that can be read at {error.filename}, got: {error.strerror}. Change "
         "its permissions, or move it away."
