@@ -8,9 +8,9 @@ life, its start included, and at aimed ones: while a checkpoint, the journal, th
 plot or the results are written (half of a checkpoint is there), at the end of an epoch, while
 features are computed or a validation begins. It is continued with --resume, or begun anew where no
 checkpoint was there yet, until it ends. Its last checkpoint (weights and optimiser) and best
-weights must be those of the undisturbed run bit for bit, `metrics.csv` and `results.json` equal in
-all but times and paths; a signal that can be caught must end the process with 130. The exit code
-is 1 where any of that fails.
+weights must be those of the undisturbed run bit for bit, `metrics.csv`, the points for TensorBoard
+and `results.json` equal in all but times and paths; a signal that can be caught must end the
+process with 130. The exit code is 1 where any of that fails.
 
 A parent that has imported TensorFlow, but run nothing in it, forks each run, which saves the
 seconds that a process takes to start. The undisturbed run of the first variant is made by a process
@@ -52,6 +52,7 @@ from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import classification, pretrain, segmentation
 from simclr_tf.training import callbacks, checkpoints, run_folder
 from simclr_tf.training.checkpoints import Checkpoints
+from simclr_tf.training.tensorboard import TAG, TensorBoardLog, read_events
 
 IMAGES, TESTS, SIDE = 96, 24, 16
 TINY = (
@@ -82,6 +83,7 @@ AIMS: dict[str, tuple[Any, str, str]] = {
     "journal, without its name": (run_folder.RunFolder, "_write_rows", "before"),
     "journal, before the checkpoint": (run_folder.RunFolder, "add_row", "after"),
     "end of an epoch": (callbacks.Progress, "on_epoch_end", "before"),
+    "points, before the checkpoint": (TensorBoardLog, "on_epoch_end", "after"),
     "validation": (callbacks.SaveCheckpoints, "on_test_begin", "after"),
     "features of a look": (callbacks, "embed", "before"),
     "features of a frozen encoder": (classification, "embed", "before"),
@@ -131,6 +133,7 @@ def variants(folder: Path, epochs: int) -> dict[str, list[str]]:
         *common,
         f"--init_weights={folder / 'whole'}",
     ]
+    segmenting = ["--task=segmentation", of_masks, *common, "--crop_size=16"]
     exact, coarse = "--precision=float32", "--precision=mixed_bfloat16"
     return {
         "pretrain": [*pretraining, exact],
@@ -139,8 +142,10 @@ def variants(folder: Path, epochs: int) -> dict[str, list[str]]:
         "pretrain, 4 steps an execution": [*pretraining, exact, "--steps_per_execution=4"],
         "pretrain, checkpoints rare, moved": [*pretraining, exact, "--save_every_epochs=4"],
         "classification": [*classifying, exact],
+        "classification, bfloat16": [*classifying, coarse],
         "classification, frozen": [*classifying, exact, "--freeze=True"],
-        "segmentation": ["--task=segmentation", of_masks, *common, exact, "--crop_size=16"],
+        "segmentation": [*segmenting, exact],
+        "segmentation, bfloat16": [*segmenting, coarse],
     }
 
 
@@ -261,6 +266,9 @@ def differences(folder: Path, whole: Path) -> list[str]:
     if one != other:
         first = [(a, b) for a, b in zip(one, other, strict=False) if a != b][:1]
         found.append(f"metrics.csv: {len(one)} and {len(other)} rows, {first}")
+    one, other = (points_of(f) for f in (folder, whole))
+    if one != other:
+        found.append(f"tensorboard: {len(one)} and {len(other)} points")
     one, other = (json.loads((f / "results.json").read_text()) for f in (folder, whole))
     wrong = [name for name in other.keys() | one.keys() if one.get(name) != other.get(name)]
     found += [f"results.json: {n}: {one.get(n)}, {other.get(n)}" for n in set(wrong) - UNLIKE]
@@ -271,6 +279,18 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     return [{k: v for k, v in row.items() if k not in UNLIKE} for row in rows]
+
+
+def points_of(folder: Path) -> list[tuple[str, str, int, bytes]]:
+    """Returns what there is for TensorBoard: (split, name, epoch, value)."""
+    found = []
+    for path in (folder / "tensorboard").rglob("*tfevents*"):
+        for event in read_events(path):
+            for value in event.summary.value:
+                if value.tag.removeprefix(TAG) not in UNLIKE:
+                    content = value.tensor.SerializeToString()
+                    found.append((path.parent.name, value.tag, event.step, content))
+    return sorted(found)
 
 
 def soak(

@@ -71,7 +71,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_every_epochs": 1,
     },
     "evaluate": _SUPERVISED | {"num_epochs": 20, "val_fraction": 0.1},
-    "check": {"finetune_save_path": "logs/check"},
+    "check": {"finetune_save_path": "logs/check", "val_fraction": 0.1},  # as the tasks it is for
 }
 
 # (task, data set) -> changes on top of the task's. "lists" stands for --train_file_path.

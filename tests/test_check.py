@@ -400,9 +400,12 @@ def test_copies_across_a_share_held_back_leak(run_check, twice, form):
         np.savez(twice / "all.npz", x=images, y=train.labels)
         flags = (f"--dataset=npz:{twice / 'all.npz'}",)
         kept = tuple(f"npz:{twice / 'all.npz'} (train)[{i}]" for i in range(len(train)))
-    code, folder = run_check(*flags)
+    code, folder = run_check(*flags, "--val_fraction=0")
     assert code == 0 and results_of(folder)["problems"]["duplicate"] == 10
     assert "leak" not in kinds_of(folder)
+
+    code, folder = run_check(*flags, "--overwrite")  # what a classification would hold back
+    assert code == 0 and results_of(folder)["problems"] == {"leak": 2, "duplicate": 8}
 
     code, folder = run_check(*flags, "--val_fraction=0.4", "--seed=3", "--overwrite")
     assert code == 0
@@ -419,6 +422,17 @@ def test_copies_across_a_share_held_back_leak(run_check, twice, form):
     assert kinds_of(folder).count("duplicate") == within
     if form == "list":
         assert {row["list"] for row in rows if row["kind"] == "leak"} == {str(twice / "list.txt")}
+
+
+def test_nothing_is_held_back_unasked_of_images_without_labels(run_check, twice):
+    for path in list(twice.rglob("*.png")):
+        path.rename(twice / f"{path.parent.name}{path.name}")
+    for name in "ab":
+        (twice / name).rmdir()
+    code, folder = run_check(f"--dataset=folder:{twice}")
+    assert code == 0 and results_of(folder)["problems"] == {"duplicate": 10}
+    code, folder = run_check(f"--dataset=folder:{twice}", "--val_fraction=0.4", "--overwrite")
+    assert code == 0 and "leak" in kinds_of(folder)
 
 
 def test_a_share_that_cannot_be_held_back_is_a_problem(run_check, photos, capsys):
@@ -674,6 +688,21 @@ def test_what_memory_runs_out_for_is_no_bad_image(photos, tmp_path, monkeypatch,
     assert capsys.readouterr().err.startswith("error: Expected memory to decode an image at ")
 
 
+def test_a_folder_that_may_not_be_read_is_named_and_not_left_out(photos, monkeypatch):
+    (photos / "a" / "more").mkdir()
+    (photos / "a" / "0.jpg").rename(photos / "a" / "more" / "0.jpg")
+    scandir = os.scandir
+
+    def guarded(path):
+        if str(path).endswith("more"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.raises(UserError, match=r"a/more, got: Permission denied"):
+        load_folder(str(photos))
+
+
 def test_folders_of_links_are_walked_to_an_end(tmp_path):
     (tmp_path / "data" / "a").mkdir(parents=True)
     (tmp_path / "data" / ".git" / "b").mkdir(parents=True)
@@ -732,7 +761,41 @@ def test_each_kind_says_how_bad_it_is_and_every_check_names_one():
     assert checks.IMAGE_CHECKS.keys() <= KINDS.keys()
 
 
-def test_a_wrong_line_still_stops_the_other_tasks(photos):
-    (photos / "list.txt").write_text("a/0.jpg,0\na/1.jpg,x\n")
-    with pytest.raises(UserError, match=r"list.txt line 2: expected a label"):
-        load("shapes", train_file_path=str(photos / "list.txt"), need_labels=True)
+def test_wrong_lines_stop_the_other_tasks_and_are_named_together(photos):
+    train, val = photos / "train.txt", photos / "val.txt"
+    files = {"train_file_path": str(train), "val_file_path": str(val)}
+    train.write_text("a/0.jpg,0\na/1.jpg,x\nnone.jpg,0\n")
+    val.write_text("b/0.jpg\n")
+    with pytest.raises(UserError) as caught:
+        load("shapes", **files, need_labels=True)
+    lines = str(caught.value).splitlines()
+    assert "train.txt line 2: expected a label" in lines[0]
+    assert "train.txt line 3: expected an image file" in lines[1]
+    assert "val.txt line 1: expected the image's path, a comma and a label" in lines[2]
+    assert len(lines) == 3
+    train.write_text("".join(f"{i}.jpg,0\n" for i in range(1000)))
+    with pytest.raises(UserError) as caught:
+        load("shapes", **files)
+    assert str(caught.value).endswith("... and 995 more\n--task=check lists all of them.")
+
+
+def test_a_list_of_wrong_lines_alone_is_checked_to_its_end(run_check, photos):
+    (photos / "list.txt").write_text("none.jpg,0\nneither.jpg,1\n")
+    code, folder = run_check(f"--train_file_path={photos / 'list.txt'}")
+    assert code == 2 and kinds_of(folder) == ["line", "line", "no image left"]
+
+
+@pytest.mark.parametrize("missing", ["a/1.jpg", "a/1.jpg,", "a/1.jpg,-1", "a/1.jpg,cat"])
+def test_a_label_that_is_missing_is_an_error_but_to_who_needs_none(photos, capsys, missing):
+    path = photos / "list.txt"
+    path.write_text(f"a/0.jpg,0\n{missing}\nb/0.jpg,1\n")
+    files = {"train_file_path": str(path)}
+    with pytest.raises(UserError, match=r"list.txt line 2: .*label"):
+        load("shapes", **files)
+    assert capsys.readouterr().out == ""
+    source = load("shapes", **files, some_labels=True).train
+    assert len(source) == 3 and source.labels is None
+    assert "1 of the 3 lines of" in (said := capsys.readouterr().out) and "line 2" in said
+    path.write_text("a/0.jpg,0\nb/0.jpg,1\n")
+    assert load("shapes", **files, some_labels=True).train.labels.tolist() == [0, 1]
+    assert capsys.readouterr().out == ""

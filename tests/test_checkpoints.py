@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 
@@ -269,6 +270,30 @@ def test_a_reader_lists_again_where_a_run_has_dropped_what_it_was_to_read(tmp_pa
     run.path_of(3).symlink_to(tmp_path / "nowhere")
     with pytest.raises(UserError, match="No such file"):
         reader.newest_good()
+
+
+def test_what_a_reader_has_picked_stays_though_the_run_drops_it(tmp_path, monkeypatch):
+    run, reader = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    first = run.save(variables(a=1.0), step=1)
+    assert reader.newest_held() == first
+    run.save(variables(a=2.0), step=2)
+    assert not first.exists()
+    for _ in range(2):  # the encoder, then the projection head
+        assert read_arrays(first)["a"] == 1.0
+    good, steps = reader.newest_good, iter(range(3, 14))
+
+    def dropped_at_once():
+        path = good()
+        for step in itertools.islice(steps, 1):
+            run.save(variables(a=3.0), step=step)
+        return path
+
+    monkeypatch.setattr(reader, "newest_good", dropped_at_once)
+    with pytest.raises(UserError, match="10 that were dropped at once.*--keep_checkpoints"):
+        reader.newest_held()
+    assert reader.newest_held() == run.path_of(13)  # after it 12 was dropped
+    with pytest.raises(UserError, match="No such file"):
+        read_arrays(first)  # one file is held, not more
 
 
 def test_a_file_that_may_not_be_read_is_not_taken_for_damaged(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 import main
 from simclr_tf import plots, run_format, writing
@@ -24,6 +25,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, disk, encoders, segmentation
 from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.training.tensorboard import drop_points
 from simclr_tf.writing import NotWritten, spell_bytes, write_whole
 
 FULL = os.strerror(errno.ENOSPC)
@@ -84,6 +86,18 @@ def journal_of(folder):
     return [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows]
 
 
+def points_of(folder):
+    """What TensorBoard's reader finds: (split, name, epoch from 0, value), but the pace."""
+    points = []
+    for split in sorted((folder / "tensorboard").iterdir()):
+        events = EventAccumulator(str(split), size_guidance={TENSORS: 0}).Reload()
+        for name in events.Tags()[TENSORS]:
+            if name != "epoch_images_per_second":
+                found = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(name)]
+                points += [(split.name, name, step, float(value)) for step, value in found]
+    return sorted(points)
+
+
 def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun, flags, capsys):
     """Moved, without the statement of its format, and with an older file that is whole."""
     assert steps_in(finished) == [2, 4, 6]
@@ -111,6 +125,34 @@ def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun
     results = json.loads((begun / "results.json").read_text())
     assert results["checkpoint_seconds"] > 0
     assert not (begun / ".lock").exists()
+    points = points_of(begun)
+    assert points == points_of(finished) and ("train", "epoch_loss", 2) in [p[:3] for p in points]
+
+
+def test_points_of_later_epochs_are_dropped_wherever_they_lie(tmp_path):
+    """Of every file, also one that a kill has cut off; and nothing that is not ours."""
+    folder = tmp_path / "by\udcfftes" / "tensorboard"  # no UTF-8
+    for split in ("train", "validation"):
+        writer = tf.summary.create_file_writer(os.fsencode(folder / split))
+        with writer.as_default():
+            for epoch in range(4):
+                tf.summary.scalar("epoch_loss", float(epoch), step=epoch)
+            tf.summary.scalar("of another", 7.0, step=9)
+        writer.close()
+    (file,) = (folder / "train").iterdir()
+    cut(file)
+    file.with_name(f"{file.name}.partial").write_bytes(file.read_bytes())
+    drop_points(folder, 2)
+    assert not partials_in(folder)
+    before = file.stat().st_mtime_ns
+    drop_points(folder, 2)
+    assert file.stat().st_mtime_ns == before  # nothing to drop
+    points = points_of(folder.parent.rename(tmp_path / "run"))
+    kept = [("epoch_loss", 0, 0.0), ("epoch_loss", 1, 1.0)]
+    assert [p[1:] for p in points if p[0] == "train"] == kept
+    theirs = [("of another", 9, 7.0)]
+    assert [p[1:] for p in points if p[0] == "validation"] == kept + theirs
+    drop_points(tmp_path / "none", 0)
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_resumed(begun, flags, capsys):
@@ -351,6 +393,19 @@ def test_the_way_on_is_the_tasks_own(tmp_path, task, remedy):
     for error in (OSError(errno.ENOENT, "no"), tf.errors.ResourceExhaustedError(None, None, FULL)):
         with pytest.raises(type(error)), disk.naming_the_way_on(config, folder):
             raise error
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_disk_that_cannot_be_read_is_not_said_to_be_written(tmp_path, named):
+    config, folder = Config.resolve(task="pretrain"), RunFolder(tmp_path / "run")
+    file = [str(tmp_path / "photos" / "7.jpg")] if named else []
+    with pytest.raises(UserError) as caught, disk.naming_the_way_on(config, folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), *file)
+    said = f"Expected to read {file[0] if named else 'the data'}, got: Input/output error. Check"
+    assert str(caught.value).startswith(said) and "then begins again" in str(caught.value)
+    ours = str(folder.path / "plots")
+    with pytest.raises(NotWritten, match="plots"), disk.naming_the_way_on(config, folder):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), ours)
 
 
 def test_the_outer_run_has_the_last_word(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 
@@ -19,8 +20,9 @@ import main
 from simclr_tf.config import Config
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.models import classifier_head, decoder_variables, unet
-from simclr_tf.tasks import encoders
+from simclr_tf.tasks import encoders, export
 from simclr_tf.training.checkpoints import Checkpoints, named_variables
+from simclr_tf.training.folder_lock import hold_folder
 
 SIZE = (24, 32)
 SIX = "0.5 0.4 0.3 0.2 0.3 0.25"
@@ -229,6 +231,38 @@ def test_nothing_is_overwritten_unasked_and_no_file_of_others_ever(tmp_path, cap
         assert exported(*first, f"--export_path={tmp_path / 'mine'}", *flags) == 2
     assert "that no export wrote" in capsys.readouterr().err
     assert (tmp_path / "mine" / "README.md").read_text() == "mine"
+
+
+@pytest.mark.parametrize("format", ["safetensors", "keras", "saved_model"])
+def test_a_full_disk_leaves_the_export_that_was_there(tmp_path, capsys, format):
+    write_run(tmp_path / "run", "pretrain")
+    folder = tmp_path / "run" / "export" / format
+    command = (tmp_path / "run", "pretrain", format)
+    assert exported(*command) == 0
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / f"{export.PARTIAL}x").mkdir()  # of one that was killed
+    (folder / f"{export.PARTIAL}x" / "model").write_text("half")
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, unlimited[1]))
+    try:
+        code = exported(*command, "--overwrite")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    error = capsys.readouterr().err
+    assert code == 2 and "File too large" in error and str(folder) in error
+    assert "--overwrite then begins again" in error
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert not list(folder.glob(f"{export.PARTIAL}*"))
+
+
+def test_one_export_at_a_time_writes_into_a_folder(tmp_path, capsys):
+    write_run(tmp_path / "run", "pretrain")
+    folder = tmp_path / "run" / "export" / "safetensors"
+    with hold_folder(folder, task="export", flag="export_path"):
+        assert exported(tmp_path / "run", "pretrain", "safetensors", "--overwrite") == 2
+    error = capsys.readouterr().err
+    assert "got --task=export, process" in error and "--export_path" in error
+    assert not folder.exists()
 
 
 def test_mistakes_end_with_their_remedy(tmp_path, capsys, monkeypatch):

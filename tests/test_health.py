@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from tiny import tiny_simclr, tiny_views
 
+import main
 from simclr_tf.data import from_arrays
 from simclr_tf.losses import NTXent
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
+from simclr_tf.training.fit import fit_steps
 
 HEALTHY = {"loss": 3.0, "contrastive_accuracy": 0.5, "feature_spread": 0.05, "feature_rank": 4.0}
 
@@ -83,3 +89,36 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
     assert found["feature_rank"] == pytest.approx(1.0, abs=0.01) and len(
         said(line(), capsys, **found)
     )
+
+
+@pytest.mark.parametrize(("rate", "collapses"), [(0.05, False), (1e3, True)])
+def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, rate, collapses):
+    model, loss = tiny_simclr(), NTXent(0.5)
+    model.compile(keras.optimizers.SGD(rate), loss)
+    views = tf.data.Dataset.from_tensors(tiny_views())
+    images = from_arrays(rng.integers(0, 256, (40, 9, 9, 3), np.uint8))
+    monitor = KNNMonitor(images, images)
+    fit_steps(
+        model,
+        lambda first, last: views.repeat(last - first),
+        first_step=0,
+        last_step=12,
+        steps_per_epoch=4,
+        callbacks=[monitor, HealthLine(loss=loss, batch_size=8, monitor=monitor)],
+    )
+    assert ("warning: collapse: the features of all" in capsys.readouterr().out) == collapses
+
+
+def test_the_steps_that_float16_skips_are_printed_and_in_the_results(tmp_path, monkeypatch, capsys):
+    scaled = keras.optimizers.LossScaleOptimizer.__init__
+    too_large = functools.partialmethod(scaled, initial_scale=2.0**20)
+    monkeypatch.setattr(keras.optimizers.LossScaleOptimizer, "__init__", too_large)
+    images = np.random.default_rng(0).integers(0, 256, (72, 8, 8, 3), np.uint8)
+    np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(72) % 2)
+    flags = [f"--dataset=npz:{tmp_path / 'set.npz'}", "--freeze", "--init_weights=none"]
+    flags += ["--width_multiplier=0.0625", "--batch_size=8", "--num_epochs=2"]
+    flags += ["--precision=mixed_float16", f"--finetune_save_path={tmp_path / 'run'}"]
+    assert main.main(["--task=classification", *flags]) == 0
+    skipped = json.loads((tmp_path / "run/results.json").read_text())["skipped_steps"]
+    assert 0 < skipped < 16
+    assert f"\n{skipped} steps skipped (float16 overflow)\n" in capsys.readouterr().out

@@ -436,6 +436,7 @@ def test_npz_of_floats_is_scaled(tmp_path):
         ({"x": np.full((2, 4, 4, 3), np.nan)}, "0..1"),
         ({"x": np.full((2, 4, 4, 3), 300)}, "0..255"),
         ({"x": np.zeros((2, 4), np.uint8)}, r"\[2, 4\]"),
+        ({"x": np.zeros((9, 8, 3), np.uint8)}, "looks like a single one"),
         ({"x": np.zeros((0, 4, 4, 3), np.uint8)}, r"\[0, 4, 4, 3\]"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.zeros(3, int)}, "2 labels"),
         ({"x": np.zeros((2, 4, 4, 3), np.uint8), "y": np.array([-1, 0])}, "from 0"),
@@ -446,6 +447,12 @@ def test_npz_of_floats_is_scaled(tmp_path):
 def test_npz_errors(tmp_path, arrays, message):
     with pytest.raises(UserError, match=message):
         load_npz(tmp_path / "a.npz", **arrays)
+
+
+def test_the_name_of_a_set_can_be_printed_whatever_its_path_is(folder):
+    path = folder.rename(folder.with_name("by\udcfftes"))
+    train = load(f"folder:{path}").train
+    assert train.name.encode().endswith(rb"by\udcfftes") and len(train) == 7
 
 
 def test_npz_files_that_are_none(tmp_path):

@@ -199,7 +199,7 @@ def read_events(folder: Path) -> EventAccumulator:
 
 def histograms_of(folder: Path) -> list[str]:
     tags = read_events(folder / "tensorboard" / "train").Tags()["tensors"]
-    return [tag for tag in tags if tag.endswith("/histogram")]
+    return [tag for tag in tags if tag.startswith("weights/")]
 
 
 def profiles_of(folder: Path) -> list[Path]:

@@ -216,6 +216,11 @@ def to_channels(images: np.ndarray, channels: int, name: str) -> np.ndarray:
 
 
 def _as_images(array: np.ndarray, channels: int, name: str) -> np.ndarray:
+    if array.ndim == 3 and array.shape[-1] in (1, 3, channels):
+        raise UserError(
+            f"Expected images [M, H, W, C] or [M, H, W] as {name}, got {list(array.shape)}, which "
+            "looks like a single one. Stack images by numpy.stack."
+        )
     if array.ndim == 3:
         array = array[..., np.newaxis]
     if array.ndim != 4 or not array.size:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +28,7 @@ PROGRESS_AFTER_SECONDS = 2.0
 NAMED = 5  # wrong files named in a message
 _AT_A_TIME = 4096  # items that wait for a thread
 _MASK_EXTENSIONS = (*EXTENSIONS, ".tif", ".tiff")
-T = TypeVar("T")
+Cells = tuple[Line, list[str]]
 
 
 def load_lists(
@@ -38,6 +38,7 @@ def load_lists(
     need_labels: bool,
     num_classes: int,
     masks: bool = False,
+    some_labels: bool = False,
     report: Report = refuse,
 ) -> Splits:
     """Reads list files: one image a line, `path`, `path,label` or `path,mask`.
@@ -48,29 +49,47 @@ def load_lists(
     Args:
         train_path: The list that is trained on.
         val_path: The list that is reported on, or "".
-        need_labels: Every line must have a label. Otherwise labels are used where every line has
-            one, and a second column of another kind is left aside.
+        need_labels: Every line must have a label. Otherwise all lines have one, or none has; a
+            second column of another kind is left aside.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: Every line must have the path of a mask.
+        some_labels: Where some lines have a label, the others need none: a note says that all are
+            taken as images without labels.
         report: Called with every line that is wrong; where it returns, the line is left out.
 
     Raises:
-        UserError: A list or a line is wrong; it names the line.
+        UserError: A list or a line is wrong; it names the lines of both lists.
     """
+    wrong: list[Problem] = []
 
     def read(path: str) -> Source:
         if masks:
-            return _read_pairs(Path(path), report)
-        return _read_list(Path(path), need_labels, num_classes, report)
+            return _read_pairs(Path(path), wrong.append)
+        cells = _read_cells(Path(path))
+        required = need_labels or _kind_of_column(cells) == "labels"
+        if required and some_labels and _name_unlabelled(path, cells):
+            required = False
+        return _read_list(Path(path), cells, required, num_classes, wrong.append)
 
     train = read(train_path)
     test = read(val_path) if val_path else None
+    if wrong and report is refuse:
+        more = "\n--task=check lists all of them." if len(wrong) > NAMED else ""
+        raise UserError(
+            name_first([f"{problem.place}: {problem.detail}" for problem in wrong]) + more
+        )
+    for problem in wrong:
+        report(problem)
     return share_classes(train, test)
 
 
 def second_column(path: str | Path) -> str:
     """Returns what most lines of a list hold beside the image: "", "labels", "masks" or "text"."""
-    cells = [cell for _, (_, cell) in _read_cells(Path(path)) if cell]
+    return _kind_of_column(_read_cells(Path(path)))
+
+
+def _kind_of_column(lines: list[Cells]) -> str:
+    cells = [cell for _, (_, cell) in lines if cell]
     masks = sum(cell.lower().endswith(_MASK_EXTENSIONS) for cell in cells)
     if 2 * masks > len(cells):
         return "masks"
@@ -78,11 +97,25 @@ def second_column(path: str | Path) -> str:
     return ("labels" if numbers else "text") if cells else ""
 
 
-def _read_list(path: Path, required: bool, num_classes: int, report: Report) -> Source:
+def _name_unlabelled(path: str, cells: list[Cells]) -> bool:
+    """Tells whether lines have no label, and prints how many."""
+    bare = [line for line, (_, cell) in cells if not cell.isdecimal()]
+    if bare:
+        print(
+            f"note: {len(bare)} of the {len(cells)} lines of {path} have no label, the first "
+            f"line {bare[0].number}: all are taken as images without labels",
+            flush=True,
+        )
+    return bool(bare)
+
+
+def _read_list(
+    path: Path, cells: list[Cells], required: bool, num_classes: int, report: Report
+) -> Source:
     paths: list[str] = []
     labels: list[int] = []
     lines: list[int] = []
-    for line, (image, cell) in _read_cells(path):
+    for line, (image, cell) in cells:
         fault = _fault_of_file(path, image, "an image")
         if fault:
             report(Problem("line", str(path), fault, line.number))
@@ -92,7 +125,7 @@ def _read_list(path: Path, required: bool, num_classes: int, report: Report) -> 
                 f"expected the image's path, a comma and a label, got {line.text!r}. Complete the "
                 "line."
             )
-        elif required or cell.isdecimal():
+        elif required:
             fault = _fault_of_label(cell, num_classes)
             if not fault:
                 labels.append(int(cell))
@@ -101,8 +134,8 @@ def _read_list(path: Path, required: bool, num_classes: int, report: Report) -> 
             continue
         paths.append(_join(path, image))
         lines.append(line.number)
-    source = Source(f"list:{path}", paths=_some(paths, path), lines=tuple(lines))
-    if len(labels) < len(paths):
+    source = Source(f"list:{path}", paths=tuple(paths), lines=tuple(lines))
+    if not labels:
         return source
     names = tuple(str(i) for i in range(num_classes or max(labels) + 1))
     return dataclasses.replace(source, labels=np.array(labels, np.int32), class_names=names)
@@ -124,11 +157,11 @@ def _read_pairs(path: Path, report: Report) -> Source:
             continue
         pairs.append((_join(path, image), _join(path, mask)))
         lines.append(line.number)
-    images, masks = zip(*_some(pairs, path), strict=True)
+    images, masks = zip(*pairs, strict=True) if pairs else ((), ())
     return Source(f"list:{path}", paths=images, mask_paths=masks, lines=tuple(lines))
 
 
-def _read_cells(path: Path) -> list[tuple[Line, list[str]]]:
+def _read_cells(path: Path) -> list[Cells]:
     """Returns every line and its first two cells, "" where there is none."""
     lines = []
     for line in read_lines(path, "a list of images"):
@@ -140,14 +173,9 @@ def _read_cells(path: Path) -> list[tuple[Line, list[str]]]:
                 f"cell after it, got {line.text[:80]!r} ({error}). Correct the line."
             ) from None
         lines.append((line, [*cells, ""][:2]))
-    _some(lines, path)
-    return lines
-
-
-def _some(items: Sequence[T], path: Path) -> tuple[T, ...]:
-    if not items:
+    if not lines:
         raise UserError(f"Expected lines with images in {path}, got none. Write one path a line.")
-    return tuple(items)
+    return lines
 
 
 def _join(list_path: Path, cell: str) -> str:

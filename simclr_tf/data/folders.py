@@ -250,8 +250,23 @@ def _find_below(folder: Folder) -> list[str]:
 
 
 def walk(folder: Folder) -> Iterator[tuple[str, list[str], list[str]]]:
-    """`os.walk` of a folder that may be one in an archive."""
-    return folder.walk() if isinstance(folder, ArchiveFolder) else os.walk(folder)
+    """`os.walk` of a folder that may be one in an archive.
+
+    Raises:
+        UserError: A folder cannot be read.
+    """
+    if isinstance(folder, ArchiveFolder):
+        return folder.walk()
+    return os.walk(folder, onerror=_stop)
+
+
+def _stop(error: OSError) -> None:
+    if isinstance(error, FileNotFoundError):  # what is not there holds nothing
+        return
+    raise UserError(
+        f"Expected a folder that can be read at {error.filename}, got: {error.strerror}. Change "
+        "its permissions, or move it away."
+    ) from error
 
 
 def is_image_name(name: str) -> bool:

@@ -33,6 +33,7 @@ def load(
     skip_bad_images: bool = False,
     need_labels: bool = False,
     unlabelled: bool = True,
+    some_labels: bool = False,
     num_classes: int = 0,
     channels: int = 3,
     masks: MaskRules | None = None,
@@ -51,6 +52,7 @@ def load(
         skip_bad_images: Leave out files that do not decode.
         need_labels: A set without labels is an error, and no unlabelled split is read.
         unlabelled: Read the images that are for pre-training only, where the set has such.
+        some_labels: A list may have labels in some lines only: then they are not used.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         channels: C of the images: 3 of files; of arrays what they have, or gray from colour and
             colour from gray.
@@ -67,6 +69,7 @@ def load(
         need_labels=need_labels,
         num_classes=num_classes,
         masks=masks is not None,
+        some_labels=some_labels,
     )
     if splits is None:
         unlabelled = unlabelled and not need_labels and masks is None
@@ -106,6 +109,7 @@ def list_files(
     need_labels: bool = False,
     num_classes: int = 0,
     masks: bool = False,
+    some_labels: bool = False,
     report: Report = refuse,
 ) -> Splits | None:
     """Lists a data set's files without opening an image; None where it is no files.
@@ -117,6 +121,7 @@ def list_files(
         need_labels: Every line of a list must have a label.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: Every image must have a mask.
+        some_labels: As for `load`.
         report: Called with each problem; where it returns, the file is left out.
 
     Raises:
@@ -134,6 +139,7 @@ def list_files(
             need_labels=need_labels,
             num_classes=num_classes,
             masks=masks,
+            some_labels=some_labels,
             report=report,
         )
     kind, _, pattern = dataset.partition(":")

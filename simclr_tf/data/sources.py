@@ -48,6 +48,11 @@ class Source:
     mask_colours: np.ndarray | None = None
     lines: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        # Of a path that is no UTF-8: it goes into pictures, reports and JSON.
+        name = self.name.encode("utf-8", "backslashreplace").decode()
+        object.__setattr__(self, "name", name)
+
     def __len__(self) -> int:
         return len(self.paths) if self.images is None else len(self.images)
 

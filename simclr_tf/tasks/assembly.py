@@ -33,6 +33,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.disk import check_room, naming_the_way_on
+from simclr_tf.tasks.encoders import normalization
 from simclr_tf.tasks.same_images import Record, check_same_images, record_of
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints
@@ -112,6 +113,8 @@ class Run:
         self.folder.write_results(results)
         if self.tracking is not None:
             self.tracking.report(results)
+        if skipped:
+            print(f"{int(skipped)} steps skipped (float16 overflow)")
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 
@@ -317,6 +320,7 @@ def load_splits(
     *,
     need_labels: bool = False,
     unlabelled: bool = True,
+    some_labels: bool = False,
     masks: MaskRules | None = None,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed.
@@ -324,7 +328,13 @@ def load_splits(
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
-    splits = load_unseen(config, need_labels=need_labels, unlabelled=unlabelled, masks=masks)
+    splits = load_unseen(
+        config,
+        need_labels=need_labels,
+        unlabelled=unlabelled,
+        some_labels=some_labels,
+        masks=masks,
+    )
     problems = look_at(splits, view=asked_size(config), labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
     if errors:
@@ -344,6 +354,7 @@ def load_unseen(
     *,
     need_labels: bool = False,
     unlabelled: bool = True,
+    some_labels: bool = False,
     masks: MaskRules | None = None,
 ) -> data.Splits:
     """Does as `load_splits`, but looks at no sample."""
@@ -358,6 +369,7 @@ def load_unseen(
         skip_bad_images=config.skip_bad_images,
         need_labels=need_labels,
         unlabelled=unlabelled,
+        some_labels=some_labels,
         num_classes=config.num_classes,
         channels=config.channels,
         masks=masks,
@@ -652,10 +664,12 @@ def train(
         steps_per_epoch=plan.steps_per_epoch,
         check=finite.check,
     )
-    board = TensorBoardLog(
-        run.folder, histogram_epochs=max(config.eval_every_epochs, 1) if config.histograms else 0
+    events = TensorBoardLog(
+        run.folder,
+        first_epoch=first_step // plan.steps_per_epoch,
+        histogram_epochs=max(config.eval_every_epochs, 1) if config.histograms else 0,
     )
-    write = [Journal(run.folder), board, save]
+    write = [Journal(run.folder), events, save]
     if config.profile:
         write.insert(0, Profile(run.folder))
     if run.tracking is not None:
@@ -713,9 +727,8 @@ def _check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | Non
             f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
             "the run began with."
         )
-    for each in (began, now):  # an encoder of ours that says auto has none
-        if each.get("normalize_input") == "auto":
-            each["normalize_input"] = "none"
+    for each in (began, now):
+        each["normalize_input"] = normalization(str(each.get("normalize_input", "auto")))
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in (now if names is None else names)

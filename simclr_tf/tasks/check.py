@@ -157,15 +157,19 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
         problems += check_folder(folder, read, known)
     view = assembly.asked_size(config)
+    # Without labels or masks nothing but pre-training remains, which holds back what it is told to.
+    asked = "val_fraction" in config.given
+    shared = asked or splits.train.labels is not None or splits.train.has_masks
     checked = check_splits(
         splits,
         view=view,
         num_classes=config.num_classes,
         masks=rules,
-        val_fraction=config.val_fraction,
+        val_fraction=config.val_fraction if shared else 0.0,
         seed=config.seed,
     )
-    problems += checked.problems
+    # Of a few images there is no such share, and pre-training needs none.
+    problems += [found for found in checked.problems if asked or found.kind != "held back"]
     return checked
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -49,42 +50,55 @@ def naming_the_way_on(config: Config, folder: RunFolder) -> Iterator[None]:
 
     Raises:
         NotWritten: Something could not be written.
+        UserError: A disk has failed that something was read from.
     """
     try:
         yield
     except NotWritten as error:
         raise error.with_remedy(_remedy(config, folder)) from error
     except (OSError, tf.errors.OpError) as error:
-        reason = _disk_fault(error)
+        reason = _disk_fault(error, folder)
         if not reason:
             raise
         if isinstance(error, tf.errors.OpError):
-            path = folder.tensorboard
+            path = folder.tensorboard if "tfevents" in str(error) else folder.path
         else:
-            path = path_in(error) or folder.path
+            named = path_in(error)
+            # What writes a file says so itself; any other use of a disk that fails is reading.
+            if error.errno == errno.EIO and (named is None or folder.path not in named.parents):
+                raise UserError(
+                    f"Expected to read {named or 'the data'}, got: {reason}. Check the disk that "
+                    f"it is on, or read a copy. {_way_on(config, folder)}"
+                ) from error
+            path = named or folder.path
         raise NotWritten(path, reason, remedy=_remedy(config, folder)) from error
 
 
-def _disk_fault(error: OSError | tf.errors.OpError) -> str:
+def _disk_fault(error: OSError | tf.errors.OpError, folder: RunFolder) -> str:
     """Returns what the system says of the disk, '' where the error is another."""
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in DISK_FAULTS else ""
     # TensorFlow tells it in words alone.
     said = [os.strerror(number) for number in DISK_FAULTS if os.strerror(number) in str(error)]
-    return said[0] if said and "tfevents" in str(error) else ""
+    return said[0] if said and str(folder.path) in str(error) else ""
 
 
 def _remedy(config: Config, folder: RunFolder) -> str:
-    room = "Make room there"
+    way_on = _way_on(config, folder)
+    return f"Make room there; {way_on[:1].lower()}{way_on[1:]}"
+
+
+def _way_on(config: Config, folder: RunFolder) -> str:
+    """Returns how the run begins again, or goes on, once the fault is mended."""
     if config.task in WITHOUT_CHECKPOINTS:
-        return f"{room}; the same command with --overwrite then begins again."
+        return "The same command with --overwrite then begins again."
     if folder.checkpoints.newest() is None:
-        return f"{room}; the same command then begins again: no checkpoint was written yet."
+        return "The same command then begins again: no checkpoint was written yet."
     try:
         newest, _ = folder.checkpoints.find_good()
     except UserError:  # the disk cannot be read either
         newest = None
     return (
-        f"{room}; the same command with --resume then goes on from "
+        "The same command with --resume then goes on from "
         f"{newest or 'the newest checkpoint that is whole'}."
     )

@@ -57,14 +57,20 @@ def build_encoder(config: Config) -> keras.Model:
     )
 
 
+def normalization(text: str) -> str:
+    """Returns what the setting `normalize_input` says of an encoder of ours: auto is none."""
+    word = text.strip().lower()
+    return "none" if word == "auto" else word
+
+
 def mean_std(text: str, channels: int) -> MeanStd | None:
     """Reads the setting `normalize_input`: mean and deviation by channel, or None for neither.
 
     Raises:
         UserError: It is none of its words and no two numbers for each channel.
     """
-    word = text.strip().lower()
-    if word in ("auto", "none"):
+    word = normalization(text)
+    if word == "none":
         return None
     if word == "imagenet" and channels == len(IMAGENET[0]):
         return IMAGENET
@@ -93,7 +99,7 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
     if config.init_weights == "none":
         return None
     if config.init_weights == "auto":
-        return RunFolder(config.pretrain_save_path).checkpoints.newest_good()
+        return RunFolder(config.pretrain_save_path).checkpoints.newest_held()
     path = pathlib.Path(config.init_weights)
     if config.init_weights.startswith("keras:"):
         if config.init_weights != keras_applications.NAME:
@@ -104,7 +110,7 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
             )
         return path
     if path.is_dir():
-        found = RunFolder(path).checkpoints.newest_good()
+        found = RunFolder(path).checkpoints.newest_held()
         if found is None:
             raise UserError(
                 f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
@@ -178,9 +184,7 @@ def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
         trained = {"normalize_input": "none", "channels": 3} | trained  # those of older runs
         there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
         shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
-        if shape["normalize_input"] == "auto":
-            shape["normalize_input"] = "none"
-        return shape
+        return shape | {"normalize_input": normalization(shape["normalize_input"])}
     arrays, metadata = read_file(checkpoint)
     own = {n.removeprefix(OWN): a for n, a in arrays.items() if n.startswith(OWN)}
     if own:

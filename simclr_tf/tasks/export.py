@@ -16,10 +16,13 @@ from simclr_tf.interop import card
 from simclr_tf.interop.plain import folded_head
 from simclr_tf.interop.saving import NAMES, Exported, save
 from simclr_tf.tasks import encoders, predict
+from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.training.execution import choose_execution
+from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 
 CARD = "README.md"
+PARTIAL = ".partial-"  # how the name of the folder begins that an export is written in
 # What the card tells of a run. Paths stay out of it: a card is for others.
 RECIPE = (
     "task",
@@ -87,13 +90,11 @@ def run(config: Config) -> dict[str, Any]:
     choose_execution("float32", "false")
     exported, origin = _load_model(config) if config.export_of == "model" else _load_encoder(config)
     folder = _folder(config, origin)
-    _check_free(folder, config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-        name = save(exported, config.format, pathlib.Path(partial), _metadata(origin.config))
-        text = _card(config, exported, origin, name)
-        (pathlib.Path(partial) / CARD).write_text(text, encoding="utf-8")
-        _move(pathlib.Path(partial), folder)
+    with (
+        hold_folder(folder, task=config.task, flag="export_path"),
+        naming_the_way_on(config, RunFolder(folder)),
+    ):
+        name = _write(config, exported, origin, folder)
     print(f"{folder / name}: {exported.output} of {origin.weights}", flush=True)
     return {
         "task": config.task,
@@ -103,6 +104,20 @@ def run(config: Config) -> dict[str, Any]:
         "input_shape": exported.input_shape(config.format),
         "output": exported.output,
     }
+
+
+def _write(config: Config, exported: Exported, origin: Origin, folder: pathlib.Path) -> str:
+    """Writes the export and gives it its name once it is whole; returns that."""
+    _check_free(folder, config)
+    for left in folder.glob(f"{PARTIAL}*"):  # by an export that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as name:
+        partial = pathlib.Path(name)
+        file = save(exported, config.format, partial, _metadata(origin.config))
+        text = _card(config, exported, origin, file)
+        (partial / CARD).write_text(text, encoding="utf-8")
+        _move(partial, folder)
+    return file
 
 
 def _load_encoder(config: Config) -> tuple[Exported, Origin]:
@@ -188,7 +203,6 @@ def _read(path: pathlib.Path) -> str:
 
 def _move(partial: pathlib.Path, folder: pathlib.Path) -> None:
     """Puts what was written in place of what was there, the card last."""
-    folder.mkdir(exist_ok=True)
     for path in sorted(partial.iterdir(), key=lambda path: path.name == CARD):
         target = folder / path.name
         if target.is_dir():
@@ -198,7 +212,7 @@ def _move(partial: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _metadata(config: Config) -> dict[str, str]:
     """Returns what a safetensors file says of itself, for `--init_weights` to read."""
-    normalization = "none" if config.normalize_input == "auto" else config.normalize_input
+    normalization = encoders.normalization(config.normalize_input)
     return {"simclr_tf": simclr_tf.__version__, "normalize_input": normalization}
 
 

@@ -245,7 +245,7 @@ def _output_path(config: Config, trained: Trained) -> pathlib.Path:
 def _load_source(config: Config) -> data.Source:
     """Loads the images that are reported on, all where there is one set; each of its own size."""
     plain = config.replace(input_size=(0, 0), cache="false", val_fraction=0.0, num_classes=0)
-    splits = assembly.load_splits(plain)
+    splits = assembly.load_splits(plain, some_labels=True)
     return splits.train if splits.test is None else splits.test
 
 

@@ -53,7 +53,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     # Validation is contrastive: its images are held back below, whether there is a test set or not.
-    splits = assembly.load_splits(config.replace(val_fraction=0.0), need_labels=False)
+    splits = assembly.load_splits(config.replace(val_fraction=0.0), some_labels=True)
     whole = splits.unlabelled if splits.unlabelled is not None else splits.train
     train, held_back = whole, None
     if config.val_fraction:

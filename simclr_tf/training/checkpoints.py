@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -11,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import BinaryIO
 
 import keras
 import numpy as np
@@ -21,6 +23,7 @@ from simclr_tf.writing import write_whole
 PATTERN = f"step-{9 * '[0-9]'}.safetensors"
 CHECKSUM = "checksum"  # its name among a file's metadata
 SUM = "crc32:"  # what it begins with
+TRIES = 10  # checkpoints that may be dropped by their run before one is held
 
 Arrays = dict[str, np.ndarray]
 Variables = dict[str, keras.Variable]
@@ -102,14 +105,31 @@ class Checkpoints:
                 return path, [said for other, said in faults.items() if other > path]
             faults[path] = f"{path} ({fault})"
 
+    def newest_held(self) -> pathlib.Path | None:
+        """Does as `newest_good`, for who reads a run that may go on and drop the file meanwhile.
+
+        The file stays readable by that path in this process, the last one that was so returned.
+        """
+        for _ in range(TRIES):
+            path = self.newest_good()
+            if path is None or _hold(path):
+                return path
+        raise UserError(
+            f"Expected a checkpoint that stays in {self.folder} while it is read, got {TRIES} that "
+            "were dropped at once. Wait until the run there has ended, or let it keep more with "
+            "--keep_checkpoints."
+        )
+
     def best_or_newest(self) -> pathlib.Path | None:
-        """Returns the best weights, or, with a warning where these are damaged, the newest."""
+        """Returns the best weights, or, with a warning where these are damaged, the newest; to be
+        read as those of `newest_held`.
+        """
         if not self.best.exists():
-            return self.newest_good()
+            return self.newest_held()
         fault = fault_of(self.best)
         if not fault:
             return self.best
-        newest = self.newest_good()
+        newest = self.newest_held()
         if newest is None:
             raise _unreadable(self.best, fault)
         self._warn(f"damaged: {self.best} ({fault}). Takes {newest} instead, not the best weights")
@@ -201,6 +221,28 @@ def _checksum(arrays: Arrays, metadata: Mapping[str, str]) -> str:
     return f"{SUM}{found:08x}"
 
 
+_held: dict[pathlib.Path, BinaryIO] = {}  # a file that is open can be read though it was removed
+
+
+def _hold(path: pathlib.Path) -> bool:
+    """Holds a file, and no other; returns whether it was there."""
+    while _held:
+        _held.popitem()[1].close()
+    with contextlib.suppress(FileNotFoundError):
+        _held[path] = open(path, "rb")
+    return path in _held
+
+
+def _content_of(path: pathlib.Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        if path not in _held:
+            raise
+        _held[path].seek(0)
+        return _held[path].read()
+
+
 class _Damage(Exception):
     """Says what is wrong with a file."""
 
@@ -211,7 +253,7 @@ def _read(path: pathlib.Path) -> tuple[Arrays, dict[str, str]]:
     from safetensors.numpy import load
 
     try:
-        content = path.read_bytes()
+        content = _content_of(path)
     except OSError as error:
         if error.errno != errno.EIO:
             raise

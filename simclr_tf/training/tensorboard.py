@@ -2,37 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.writing import write_whole
+
+TAG = "epoch_"  # what the names of all numbers begin with
+WEIGHTS = "weights/"  # and those of histograms
+PROFILED = (10, 20)  # steps; the ones before compile and warm up
 
 Logs = dict[str, Any] | None
 
-PROFILED = (10, 20)  # steps; the ones before compile and warm up
 
+class TensorBoardLog(keras.callbacks.Callback):
+    """Writes each epoch's metrics, named and numbered, from 0, as Keras' own callback does.
 
-class TensorBoardLog(keras.callbacks.TensorBoard):
-    """Keras' TensorBoard log, without a copy of the graph.
+    They are on the disk before a checkpoint speaks of the epoch, where Keras keeps them in memory
+    for two minutes. What lies there of the epochs to come, from a run that got further than its
+    last checkpoint, is dropped.
 
     Args:
         folder: The run's folder.
+        first_epoch: The epoch to go on from.
         histogram_epochs: Epochs between two histograms of the weights; 0: none.
     """
 
-    def __init__(self, folder: RunFolder, *, histogram_epochs: int = 0) -> None:
-        super().__init__(
-            str(folder.tensorboard),
-            histogram_freq=histogram_epochs,
-            write_graph=False,
-            update_freq="epoch",
-        )
+    def __init__(self, folder: RunFolder, *, first_epoch: int, histogram_epochs: int = 0) -> None:
+        super().__init__()
+        self.path = folder.tensorboard
+        self.first_epoch = first_epoch
+        self.histogram_epochs = histogram_epochs
+        self._writers: dict[str, tf.summary.SummaryWriter] = {}
 
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        """Does nothing; Keras' own prepares, at every step, summaries that it then drops."""
+    def on_train_begin(self, logs: Logs = None) -> None:
+        if not self._writers:  # `fit_steps` begins a training more than once
+            drop_points(self.path, self.first_epoch)
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        rate = float(self.model.optimizer.learning_rate)
+        for name, value in {**(logs or {}), "learning_rate": rate}.items():
+            with self._writer("validation" if name.startswith("val_") else "train").as_default():
+                tf.summary.scalar(f"{TAG}{name.removeprefix('val_')}", value, step=epoch)
+        if self.histogram_epochs and (epoch + 1) % self.histogram_epochs == 0:
+            with self._writer("train").as_default():
+                for variable in self.model.trainable_variables:
+                    tf.summary.histogram(f"{WEIGHTS}{variable.path}", variable.value, step=epoch)
+        for writer in self._writers.values():
+            writer.flush()
+
+    def _writer(self, split: str) -> tf.summary.SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = tf.summary.create_file_writer(
+                os.fsencode(self.path / split)  # text of no UTF-8 is refused
+            )
+        return self._writers[split]
+
+
+def drop_points(folder: pathlib.Path, first_epoch: int) -> None:
+    """Drops the points of an epoch, and of later ones, from the event files below a folder.
+
+    An event that says where a run was taken up would do for TensorBoard, but not for every reader
+    of such files.
+    """
+    for path in list(folder.rglob("*tfevents*.partial")):  # of a process that was killed in here
+        path.unlink()
+    for path in list(folder.rglob("*tfevents*")):
+        events = list(read_events(path))
+        kept = [event for event in events if not _is_point_from(event, first_epoch)]
+        if len(kept) < len(events):
+            write_whole(path, functools.partial(_write_events, kept), sync=True)
+
+
+def read_events(path: pathlib.Path) -> Iterator[tf.compat.v1.Event]:
+    """Yields the events of a file that are whole."""
+    with contextlib.suppress(tf.errors.DataLossError):  # a kill has cut it off
+        records = tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator()
+        yield from map(tf.compat.v1.Event.FromString, records)
+
+
+def _is_point_from(event: tf.compat.v1.Event, first_epoch: int) -> bool:
+    ours = any(value.tag.startswith((TAG, WEIGHTS)) for value in event.summary.value)
+    return ours and event.step >= first_epoch
+
+
+def _write_events(events: Sequence[tf.compat.v1.Event], path: pathlib.Path) -> None:
+    with tf.io.TFRecordWriter(os.fsencode(path)) as writer:
+        for event in events:
+            writer.write(event.SerializeToString())
 
 
 class Profile(keras.callbacks.Callback):
@@ -72,7 +136,7 @@ class Profile(keras.callbacks.Callback):
 
 def show_picture(folder: RunFolder, path: pathlib.Path) -> None:
     """Hands a PNG file to TensorBoard, by its name."""
-    writer = tf.summary.create_file_writer(str(folder.tensorboard / "pictures"))
+    writer = tf.summary.create_file_writer(os.fsencode(folder.tensorboard / "pictures"))
     with writer.as_default():
         picture = tf.io.decode_png(path.read_bytes(), channels=3)
         tf.summary.image(path.stem, picture[tf.newaxis], step=0)
