@@ -9,10 +9,10 @@ INTEROP := .venv-interop
 INTEROP_STAMP := $(INTEROP)/installed
 WHEEL := .venv-wheel
 MATRIX := .venv-matrix
-# A small selection that touches most packages that requirements.txt has a floor for.
-MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py library.py decode.py neighbours.py plots.py export.py \
+# Small, and touches most packages that requirements.txt has a floor for.
+MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py \
+	export.py::test_safetensors_hold_encoder_and_head_in_torchs_names export.py::test_tflite_computes_the_same \
 	tasks.py::test_nothing_but_the_task_is_needed tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
-ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
@@ -81,7 +81,7 @@ matrix: ## Try one Python (PYTHON=python3.13) and the newest packages, or with F
 	$(MATRIX)/bin/python -m pytest -m "not slow" $(MATRIX_TESTS)
 
 notebooks: $(STAMP) ## Run the notebooks and keep what they show
-	PYTHONPATH=$(CURDIR) $(BIN)/jupyter-execute --inplace notebooks/*.ipynb
+	PYTHONPATH=$(CURDIR) $(BIN)/python notebooks/execute.py
 
 demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 7 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite

@@ -36,7 +36,7 @@ with tempfile.TemporaryDirectory() as name:
         "--task=pretrain",
         "--max_steps=2",
         "--batch_size=16",
-        "--eval_every_epochs=0",
+        "--width_multiplier=0.0625",
     )
     results = json.loads((elsewhere / "logs/pretrain/results.json").read_text())
     if results["steps"] != 2 or results["config"]["dataset"] != "shapes":
