@@ -13,6 +13,7 @@ MATRIX := .venv-matrix
 MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py \
 	export.py::test_safetensors_hold_encoder_and_head_in_torchs_names export.py::test_tflite_computes_the_same \
 	tasks.py::test_nothing_but_the_task_is_needed tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
+ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 

@@ -98,8 +98,10 @@ class LARS(keras.optimizers.Optimizer):
 
     @classmethod
     def from_config(cls, config: dict, custom_objects: dict | None = None) -> LARS:
-        exclude = keras.saving.deserialize_keras_object(config["exclude"], custom_objects)
-        return super().from_config({**config, "exclude": exclude}, custom_objects)
+        if "exclude" in config:
+            exclude = keras.saving.deserialize_keras_object(config["exclude"], custom_objects)
+            config = {**config, "exclude": exclude}
+        return super().from_config(config, custom_objects)
 
 
 class _L2:

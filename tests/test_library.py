@@ -30,7 +30,7 @@ def images_that_say_who_they_are(count: int) -> np.ndarray:
     ).copy()
 
 
-def test_the_snippet_of_the_readme(rng):
+def test_the_snippet_of_the_readme(rng, capsys):
     images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
     labels = np.arange(24) % 3
     views = st.data.two_views(images, batch_size=8, recipe=st.augment.Recipe(strength=0.5), seed=0)
@@ -44,8 +44,10 @@ def test_the_snippet_of_the_readme(rng):
     )
     both = st.data.from_arrays(images, labels)
     monitor = st.callbacks.KNNMonitor(both, both, every_epochs=1)
-    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor]).history
+    health = st.callbacks.HealthLine(loss=model.contrastive_loss, batch_size=8, monitor=monitor)
+    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor, health]).history
     assert len(history["loss"]) == 2
+    assert "epoch   2  loss" in capsys.readouterr().out
     assert len(history["knn_accuracy"]) == 2
     assert model.encoder.predict(images / 255.0, verbose=0).shape == (24, 32)
 
