@@ -6,11 +6,18 @@ STAMP := .venv/installed
 ADDONS := .venv-addons
 ADDONS_STAMP := $(ADDONS)/installed
 INTEROP := .venv-interop
+INTEROP_STAMP := $(INTEROP)/installed
+WHEEL := .venv-wheel
+MATRIX := .venv-matrix
+# Small, and touches most packages that requirements.txt has a floor for.
+MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py \
+	export.py::test_safetensors_hold_encoder_and_head_in_torchs_names export.py::test_tflite_computes_the_same \
+	tasks.py::test_nothing_but_the_task_is_needed tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
 ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
-.PHONY: help setup addons interop demo docs test test-fast lint format types clean
+.PHONY: help setup addons interop wheel matrix notebooks demo docs test test-fast lint format types clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -46,10 +53,36 @@ $(ADDONS_STAMP): requirements-addons.txt
 		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
 	fi
 
-interop: $(STAMP) ## Compare weights in and out with torchvision and timm, in .venv-interop
-	$(PYTHON) -m venv $(INTEROP)
-	$(INTEROP)/bin/python -m pip install --quiet -r requirements-interop.txt
-	$(BIN)/python -m pytest tests/test_interop.py tests/test_export.py
+interop: $(STAMP) $(INTEROP_STAMP) ## Compare weights in and out with torchvision and timm, in .venv-interop
+	@$(INTEROP)/bin/python -m pip list 2>/dev/null | grep -E '^(torch|torchvision|timm|safetensors|numpy) '
+	$(BIN)/python -m pytest -rp -m torch tests/test_interop.py tests/test_export.py
+
+$(INTEROP_STAMP): requirements-interop.txt
+	$(PYTHON) -m venv --clear $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet -r $<
+	@touch $@
+
+# Of the new environment's packages, only simclr_tf is its own; all others are lent by .venv, which
+# --no-index makes pip check against what the wheel asks for.
+wheel: $(STAMP) ## Build the wheel into dist/ and try it out of the checkout's reach
+	rm -rf build dist $(WHEEL)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir=dist .
+	$(BIN)/python -m venv --without-pip $(WHEEL)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> $$($(WHEEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth
+	$(BIN)/python -m pip --python=$(WHEEL) install --quiet --no-index dist/*.whl
+	$(BIN)/python .ci/try_wheel.py $(WHEEL)
+
+matrix: ## Try one Python (PYTHON=python3.13) and the newest packages, or with FLOOR=1 the oldest
+	$(PYTHON) -m venv --clear $(MATRIX)
+	$(MATRIX)/bin/python -m pip install --quiet --upgrade pip
+	$(if $(FLOOR),sed -n 's/>=/==/p' requirements.txt) > $(MATRIX)/floors.txt
+	$(MATRIX)/bin/python -m pip install --quiet -r requirements.txt pytest -c $(MATRIX)/floors.txt
+	@$(MATRIX)/bin/python -m pip list 2>/dev/null | grep -iE '^(tensorflow|keras|numpy) '
+	$(MATRIX)/bin/python -m pytest -m "not slow" $(MATRIX_TESTS)
+
+notebooks: $(STAMP) ## Run the notebooks and keep what they show
+	PYTHONPATH=$(CURDIR) $(BIN)/python notebooks/execute.py
 
 demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built-in shapes (about 7 minutes on 2 cores)
 	$(RUN) --task=pretrain --pretrain_save_path=$(DEMO)/pretrain --overwrite
@@ -88,4 +121,4 @@ format: $(STAMP) ## Bring the code into form
 	$(BIN)/ruff format .
 
 clean: ## Remove the environments and what tests and tools leave behind
-	rm -rf .venv $(ADDONS) $(INTEROP) .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info
+	rm -rf .venv $(ADDONS) $(INTEROP) $(WHEEL) $(MATRIX) .pytest_cache .ruff_cache .mypy_cache build dist site *.egg-info

@@ -1,4 +1,4 @@
-"""What the site's pages take from the code: the table of settings and the public names.
+"""What the site's pages take from elsewhere: the table of settings, the public names, notebooks.
 
 mkdocs calls `on_page_markdown` for each page; nothing here imports TensorFlow.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import ast
 import importlib
 import itertools
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for mark, make in (("<!-- settings -->", settings), ("<!-- public names -->", public_names)):
         if mark in markdown:
             markdown = markdown.replace(mark, "\n".join(make()))
-    return markdown
+    return re.sub(r"<!-- notebook (\w+) -->", lambda mark: "\n".join(notebook(mark[1])), markdown)
 
 
 def settings() -> Iterator[str]:
@@ -36,6 +38,22 @@ def settings() -> Iterator[str]:
             default = show(field.default)
             meaning = "<br>".join(meaning_of(field)).replace("|", r"\|")
             yield f"| `--{field.name}` | {'' if default == '' else f'`{default}`'} | {meaning} |"
+
+
+def notebook(name: str) -> Iterator[str]:
+    """Yields the cells of a notebook and what they showed when they were run."""
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            yield source.replace(".ipynb)", ".md)") + "\n"
+            continue
+        yield f"```python\n{source}\n```\n"
+        for output in cell["outputs"]:
+            data = output.get("data", {"text/plain": output.get("text")})
+            if "image/png" in data:
+                yield f"![What the cell draws](data:image/png;base64,{data['image/png'].strip()})\n"
+            else:
+                yield f"```text\n{''.join(data['text/plain'])}\n```\n"
 
 
 def public_names() -> Iterator[str]:

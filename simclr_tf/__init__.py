@@ -14,7 +14,22 @@ The names are loaded on first use: importing the package imports no TensorFlow.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the names below, for who checks types or completes them
+    from simclr_tf import augment as augment
+    from simclr_tf import data as data
+    from simclr_tf import evaluation as evaluation
+    from simclr_tf import losses as losses
+    from simclr_tf import metrics as metrics
+    from simclr_tf import models as models
+    from simclr_tf import optimizers as optimizers
+    from simclr_tf import pixel_losses as pixel_losses
+    from simclr_tf import plots as plots
+    from simclr_tf import schedules as schedules
+    from simclr_tf.errors import UserError as UserError
+    from simclr_tf.training import callbacks as callbacks
+    from simclr_tf.training.simclr import SimCLR as SimCLR
 
 __version__ = "0.1.0"
 
@@ -22,6 +37,7 @@ _MODULES = {
     "augment": "simclr_tf.augment",
     "callbacks": "simclr_tf.training.callbacks",
     "data": "simclr_tf.data",
+    "evaluation": "simclr_tf.evaluation",
     "losses": "simclr_tf.losses",
     "metrics": "simclr_tf.metrics",
     "models": "simclr_tf.models",

@@ -13,6 +13,7 @@ Predicate = Callable[[keras.Variable], bool]
 RateFactors = Callable[[keras.Variable], float]
 
 
+@keras.saving.register_keras_serializable("simclr_tf")
 def is_norm_or_bias(variable: keras.Variable) -> bool:
     """Tells the scales, offsets and biases, which no optimiser here decays, from the kernels.
 
@@ -39,7 +40,8 @@ class LARS(keras.optimizers.Optimizer):
         momentum: m.
         weight_decay: b, coupled: it passes through the ratio and the momentum.
         trust_coefficient: c.
-        exclude: Tells which variables are excluded; by default scales, offsets and biases.
+        exclude: Tells which variables are excluded; by default scales, offsets and biases. To be
+            saved with a model it must be known to Keras (`register_keras_serializable`).
     """
 
     def __init__(
@@ -91,7 +93,15 @@ class LARS(keras.optimizers.Optimizer):
             "momentum": self.momentum,
             "weight_decay": self.coupled_decay,
             "trust_coefficient": self.trust_coefficient,
+            "exclude": keras.saving.serialize_keras_object(self.exclude),
         }
+
+    @classmethod
+    def from_config(cls, config: dict, custom_objects: dict | None = None) -> LARS:
+        if "exclude" in config:
+            exclude = keras.saving.deserialize_keras_object(config["exclude"], custom_objects)
+            config = {**config, "exclude": exclude}
+        return super().from_config(config, custom_objects)
 
 
 class _L2:

@@ -1,4 +1,4 @@
-"""Figures of a run: arrays in, a PNG file out.
+"""Figures of a run: arrays in, a figure out, and a PNG file where a path is given.
 
 Figures are drawn on their own canvas, never through pyplot: nothing here needs a screen, changes
 global state or leaves a figure open. The colours keep apart for colour-blind readers.
@@ -55,19 +55,19 @@ def series_of(rows: Iterable[Mapping[str, object]]) -> dict[str, np.ndarray]:
 
 def plot_curves(
     series: Mapping[str, Sequence[float] | np.ndarray],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str,
     x: Sequence[float] | np.ndarray | None = None,
     x_label: str = "epoch",
     levels: Mapping[str, float] | None = None,
     percent: bool = False,
-) -> None:
+) -> Figure:
     """Draws curves over training.
 
     Args:
         series: float [M] for each name in the legend; nan where nothing was measured.
-        path: PNG file to write; its folder is made.
+        path: PNG file to write, its folder is made; None: none.
         title: What the curves show.
         x: Where the values were measured, [M]; None: 1 to M.
         x_label: Unit of `x`.
@@ -97,22 +97,22 @@ def plot_curves(
         axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     if len(series) > 1:
         _legend(axes)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_confusion_matrix(
     matrix: np.ndarray,
     class_names: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str = "Confusion matrix",
-) -> None:
+) -> Figure:
     """Draws a confusion matrix: colour is the share of a true class, the number is the count.
 
     Args:
         matrix: int [K, K]; row: the truth, column: the prediction.
         class_names: K names.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         title: Heading.
     """
     matrix = np.asarray(matrix)
@@ -137,24 +137,24 @@ def plot_confusion_matrix(
     axes.set_yticks(ticks, names)
     _dress(figure, axes, title, x_label="predicted", y_label="true", grid=False)
     axes.spines[:].set_visible(False)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_bars(
     names: Sequence[str],
     values: Sequence[float] | np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str,
     errors: Sequence[float] | np.ndarray | None = None,
     percent: bool = False,
-) -> None:
+) -> Figure:
     """Draws a bar per name, from top to bottom, with its value written at its end.
 
     Args:
         names: A name per bar.
         values: float [M], 0 or more.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         title: What the bars show.
         errors: Half-lengths of the error bars, float [M].
         percent: Values are shares, 0 to 1, and are written as percentages.
@@ -178,24 +178,24 @@ def plot_bars(
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=9.5)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_embedding(
     points: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str,
-) -> None:
+) -> Figure:
     """Draws points of the plane, coloured by class, such as features after t-SNE or PCA.
 
     Args:
         points: float [M, 2].
         labels: int [M], 0 to K - 1.
         class_names: K names.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         title: What the points are.
     """
     points, labels = np.asarray(points), np.asarray(labels)
@@ -211,22 +211,22 @@ def plot_embedding(
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
     _legend(axes, columns=-(-len(class_names) // 20), outside=True)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_images(
     grid: Sequence[Sequence[np.ndarray]] | np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     row_titles: Sequence[str] = (),
     column_titles: Sequence[str] = (),
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws rows of images, pixel by pixel, their sizes free.
 
     Args:
         grid: Rows of images, each uint8 [H, W, 3] or float in 0..1 (what is outside is cut off).
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         row_titles: A title left of each row, or none.
         column_titles: A title above each column, or none.
         title: Heading.
@@ -236,27 +236,27 @@ def plot_images(
     figure = _draw_grid(
         grid, row_titles=row_titles, column_titles=column_titles, title=title, cell=cell
     )
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_views(
     images: Sequence[np.ndarray] | np.ndarray,
     views: Sequence[Sequence[np.ndarray]] | np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws each image followed by its augmented views.
 
     Args:
         images: N images, uint8 [H, W, 3] or float in 0..1.
         views: N rows of V views; an array is [N, V, h, w, 3].
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         title: Heading.
     """
     rows = [[image, *own] for image, own in zip(images, views, strict=True)]
     names = ["image", *(f"view {number}" for number in range(1, len(rows[0])))]
-    plot_images(rows, path, column_titles=names, title=title)
+    return plot_images(rows, path, column_titles=names, title=title)
 
 
 def mask_palette(num_classes: int) -> np.ndarray:
@@ -302,13 +302,13 @@ def plot_segmentation(
     images: Sequence[np.ndarray],
     truths: Sequence[np.ndarray] | None,
     predictions: Sequence[np.ndarray],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     class_names: Sequence[str],
     ignore_label: int | None = None,
     title: str = "",
     iou: Sequence[float] = (),
-) -> None:
+) -> Figure:
     """Draws rows of image, truth, prediction and error, with a legend of the classes that occur.
 
     In the error, wrong pixels are red on the grayed image, and ignored ones plain gray. Without
@@ -318,7 +318,7 @@ def plot_segmentation(
         images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
         truths: N masks, uint8 [H, W], or None.
         predictions: N masks, uint8 [H, W].
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         class_names: K names.
         ignore_label: Value of the pixels in `truths` that do not count.
         title: Heading.
@@ -351,23 +351,23 @@ def plot_segmentation(
     others = [("ignored", NO_CLASS)] if any_ignored else []
     others += [("wrong", WRONG_PIXEL)] if truths is not None else []
     _mask_legend(figure, counted[:count], class_names, others)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_captioned(
     images: Sequence[np.ndarray],
     captions: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     columns: int = 4,
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws images, each under its caption.
 
     Args:
         images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
         captions: N texts of a line or a few.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         columns: Images side by side.
         title: Heading.
     """
@@ -384,26 +384,26 @@ def plot_captioned(
         panel.set_anchor("N")  # captions of a row stand on one line
         panel.set_title(caption, fontsize=8.5, color=INK)
     _dress(figure, panels[0], title, grid=False)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_neighbours(
     images: Sequence[np.ndarray],
     neighbours: Sequence[Sequence[np.ndarray]],
     similarities: np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     right: np.ndarray | None = None,
     row_titles: Sequence[str] = (),
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws each image followed by its neighbours, each with its similarity in a corner.
 
     Args:
         images: N images, uint8 [H, W, 3] or float in 0..1, of any sizes.
         neighbours: N rows of k images.
         similarities: float [N, k].
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         right: Which neighbours are of the image's class, bool [N, k]: these are framed green, the
             others red and dashed. None: no frames.
         row_titles: A title left of each row, such as the image's class, or none.
@@ -425,7 +425,7 @@ def plot_neighbours(
                 left + 0.04, bottom - 0.04, f"{similarity:.2f}", fontsize=6.5, color=INK,
                 bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.8},
             )  # fmt: skip
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def histograms_of(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
@@ -445,17 +445,17 @@ def histograms_of(images: np.ndarray, *, bins: int = 32) -> np.ndarray:
 def plot_histograms(
     images: Sequence[np.ndarray],
     histograms: np.ndarray,
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     column_titles: Sequence[str],
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws each image, and right of it panels of histograms that lie over each other.
 
     Args:
         images: N images, uint8 [H, W, 3] or float in 0..1.
         histograms: float [N, columns, M, bins]: M histograms over 0..1 in each panel.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         column_titles: A title above each column of panels.
         title: Heading.
     """
@@ -484,16 +484,16 @@ def plot_histograms(
             panel.set_xlabel("pixel value" if last else "", color=MUTED)
     for panel, name in zip(panels[0, 1:], column_titles, strict=True):
         panel.set_title(name, fontsize=10, color=INK)
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_fractions(
     finetune: Mapping[str, float | Sequence[float]],
     supervised: Mapping[str, float | Sequence[float]],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     title: str = "Accuracy by share of the labels",
-) -> None:
+) -> Figure:
     """Draws accuracy against the share of labels, of a pre-trained and of an untrained encoder.
 
     Several accuracies of a share, such as one a seed, become their mean with their standard
@@ -502,7 +502,7 @@ def plot_fractions(
     Args:
         finetune: Accuracies, 0 to 1, by share of the labels as text or number, above 0 to 1.
         supervised: The same of the twin that starts from random weights; either may be empty.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         title: Heading.
     """
     figure, axes = _figure(6.4, 4.2)
@@ -531,7 +531,7 @@ def plot_fractions(
         axes.set_xlim(min(shown) / 1.5, max(shown) * 1.5)
         _legend(axes)
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def plot_pair(
@@ -539,12 +539,12 @@ def plot_pair(
     second: np.ndarray,
     labels: np.ndarray,
     class_names: Sequence[str],
-    path: str | Path,
+    path: str | Path | None = None,
     *,
     is_test: np.ndarray | None = None,
     panel_titles: tuple[str, str] = ("h", "z"),
     title: str = "",
-) -> None:
+) -> Figure:
     """Draws two maps of the same images side by side, with one legend, such as t-SNE of h and of z.
 
     Training images are pale dots, test images dark-edged ones that lie over them.
@@ -554,7 +554,7 @@ def plot_pair(
         second: float [M, 2], right; row by row the same images.
         labels: int [M], 0 to K - 1.
         class_names: K names.
-        path: PNG file to write.
+        path: PNG file to write; None: none.
         is_test: bool [M]; None: no image is marked as one of training or test.
         panel_titles: A title above each map.
         title: Heading.
@@ -597,7 +597,7 @@ def plot_pair(
         handles=handles, loc="outside right center", ncols=-(-len(handles) // 22),
         frameon=False, fontsize=9, labelcolor=INK,
     )  # fmt: skip
-    _save(figure, path)
+    return _save(figure, path)
 
 
 def _number(value: object) -> float:
@@ -796,10 +796,12 @@ def _legend(axes: Axes, *, columns: int = 1, outside: bool = False) -> None:
         handle.set_sizes([36])  # type: ignore[union-attr]
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _save(figure: Figure, path: str | Path | None) -> Figure:
     from matplotlib.text import Text
 
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # the $ of a path or of a class's name is a $
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    write_whole(Path(path), lambda file: figure.savefig(file, dpi=DPI, format="png"))
+    if path is not None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), lambda file: figure.savefig(file, dpi=DPI, format="png"))
+    return figure

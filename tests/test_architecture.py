@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import pathlib
 import subprocess
 import sys
 
 import pytest
 from setuptools import find_packages
+
+import simclr_tf
+import simclr_tf.data
 
 PACKAGE = pathlib.Path(__file__).parent.parent / "simclr_tf"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -121,6 +125,21 @@ def test_the_light_modules_import_no_tensorflow(module):
     script = f"import sys, {module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr
+
+
+@pytest.mark.parametrize("package", [simclr_tf, simclr_tf.data], ids=lambda p: p.__name__)
+def test_what_is_loaded_on_first_use_is_what_type_checkers_see(package):
+    (block,) = (n for n in ast.parse(inspect.getsource(package)).body if isinstance(n, ast.If))
+    seen = {
+        (name.asname, f"{node.module}.{name.name}") for node in block.body for name in node.names
+    }
+    names = [name for name in package.__all__ if name != "__version__"]
+    given = [getattr(package, name) for name in names]
+    homes = [value if inspect.ismodule(value) else value.__module__ for value in given]
+    assert seen == {
+        (name, home.__name__ if inspect.ismodule(home) else f"{home}.{name}")
+        for name, home in zip(names, homes, strict=True)
+    }
 
 
 def test_every_folder_of_modules_goes_into_the_wheel():

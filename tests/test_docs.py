@@ -1,4 +1,4 @@
-"""The pages and the README: every flag, command and file that they name exists."""
+"""The pages, the notebooks and the README: every flag, command and file that they name exists."""
 
 from __future__ import annotations
 
@@ -13,7 +13,11 @@ from simclr_tf.config import SETTINGS
 from simclr_tf.settings import is_switch
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "notebooks").glob("*.ipynb")),
+]
 SWITCHES = {f"no-{name}" for name, field in SETTINGS.items() if is_switch(field)}
 
 # What is called beside main.py, and where its arguments are declared.

@@ -17,11 +17,12 @@ from safetensors import safe_open
 from torch_side import in_torch, needs_torch
 
 import main
-from simclr_tf.config import Config
+from simclr_tf.config import FORMATS, Config
 from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
 from simclr_tf.tasks import encoders, export
-from simclr_tf.training.checkpoints import Checkpoints, named_variables
+from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays
 from simclr_tf.training.folder_lock import hold_folder
 
 SIZE = (24, 32)
@@ -174,6 +175,45 @@ def test_onnx_computes_the_same(run, tmp_path):
     for size in sizes:
         (got,) = session.run([output], {"images": images_of(size)})
         check_close(got, forward(scaled(images_of(size))))
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_is_exported_at_full_precision_in_every_format(tmp_path):
+    """Numbers of bfloat16 would be off by a hundred times what is allowed here."""
+    onnxruntime = pytest.importorskip("onnxruntime", reason="no onnxruntime here")
+    pytest.importorskip("tf2onnx", reason="no tf2onnx here: pip install -r requirements-dev.txt")
+    images, run = images_of((16, 16), 8), tmp_path / "run"
+    np.savez(tmp_path / "images.npz", images=images)
+    words = ["--task=pretrain", f"--dataset=npz:{tmp_path / 'images.npz'}", "--max_steps=2"]
+    words += ["--precision=mixed_bfloat16", "--width_multiplier=0.0625", "--zdim=4"]
+    assert main.main([*words, "--batch_size=8", f"--pretrain_save_path={run}"]) == 0
+    assert json.loads((run / "results.json").read_text())["precision"] == "mixed_bfloat16"
+    weights = {}
+    for path, array in read_arrays(Checkpoints(run / "checkpoints").newest()).items():
+        if path.startswith("encoder/"):
+            weights[path.removeprefix("encoder/")] = array
+    assert {array.dtype for array in weights.values()} == {np.dtype(np.float32)}
+    expected = features(to_torch(weights), np.moveaxis(scaled(images), 3, 1))
+
+    for format in FORMATS:
+        assert exported(run, "pretrain", format, f"--export_path={tmp_path / format}") == 0
+    model = keras.models.load_model(tmp_path / "keras/model.keras")
+    check_close(model(images), expected)
+    served = tf.saved_model.load(tmp_path / "saved_model/saved_model")
+    given = served.signatures["serving_default"](images=tf.constant(images))
+    check_close(given["features"], expected)
+    session = onnxruntime.InferenceSession(tmp_path / "onnx/model.onnx")
+    check_close(session.run(["features"], {"images": images})[0], expected)
+    interpreter = tf.lite.Interpreter(str(tmp_path / "tflite/model.tflite"))
+    interpreter.resize_tensor_input(interpreter.get_input_details()[0]["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    given = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+    check_close(given, expected)
+    with safe_open(tmp_path / "safetensors/model.safetensors", "numpy") as file:
+        arrays = {name: file.get_tensor(name) for name in file.keys()}
+    check_close(features(arrays, np.moveaxis(scaled(images), 3, 1)), expected)
 
 
 @pytest.mark.parametrize("nonlinear", [False, True])

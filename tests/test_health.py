@@ -24,13 +24,14 @@ HEALTHY = {"loss": 3.0, "contrastive_accuracy": 0.5, "feature_spread": 0.05, "fe
 def line(similarity="cosine"):
     loss = NTXent(0.1, similarity=similarity)
     health = HealthLine(loss=loss, batch_size=256, monitor=KNNMonitor(None, None))
-    health.set_model(types.SimpleNamespace(trained_steps=0))
+    optimizer = types.SimpleNamespace(iterations=keras.Variable(0))
+    health.set_model(types.SimpleNamespace(optimizer=optimizer))
     return health
 
 
 def said(health, capsys, *, steps=0, **logs):
     """What is printed after an epoch, but for its own line."""
-    health.model.trained_steps = steps
+    health.model.optimizer.iterations.assign(steps)
     health.on_epoch_end(0, {**HEALTHY, **logs})
     return capsys.readouterr().out.splitlines()[1:]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -27,7 +30,7 @@ def images_that_say_who_they_are(count: int) -> np.ndarray:
     ).copy()
 
 
-def test_the_snippet_of_the_readme(rng):
+def test_the_snippet_of_the_readme(rng, capsys):
     images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
     labels = np.arange(24) % 3
     views = st.data.two_views(images, batch_size=8, recipe=st.augment.Recipe(strength=0.5), seed=0)
@@ -41,8 +44,10 @@ def test_the_snippet_of_the_readme(rng):
     )
     both = st.data.from_arrays(images, labels)
     monitor = st.callbacks.KNNMonitor(both, both, every_epochs=1)
-    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor]).history
+    health = st.callbacks.HealthLine(loss=model.contrastive_loss, batch_size=8, monitor=monitor)
+    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor, health]).history
     assert len(history["loss"]) == 2
+    assert "epoch   2  loss" in capsys.readouterr().out
     assert len(history["knn_accuracy"]) == 2
     assert model.encoder.predict(images / 255.0, verbose=0).shape == (24, 32)
 
@@ -203,3 +208,80 @@ def test_a_view_of_a_portrait_is_cut_about_its_centre():
     (plain,) = plain_batches(from_arrays(image), batch_size=1, size=(10, 10))
     # The outermost rows look a little beyond the window, as antialiasing does.
     assert float(tf.reduce_min(plain[:, 1:-1])) > 0.99
+
+
+WITHOUT_TRACES = """
+import logging, os, random, signal, sys, warnings
+import keras, matplotlib, numpy as np, sklearn.neighbors, tensorflow as tf
+from tensorflow.python.eager import context
+from tensorflow.python.framework import config
+from PIL import Image, ImageFile
+
+
+def traces():
+    gpus = tf.config.list_physical_devices("GPU")
+    names = ["", "absl", "tensorflow", "PIL", "matplotlib", "urllib3"]
+    loggers = {name: logging.getLogger(name) for name in names}
+    return {
+        "environment": dict(os.environ),
+        "policy": keras.config.dtype_policy().name,
+        "floatx": (keras.config.floatx(), keras.config.epsilon()),
+        "keras": (keras.config.image_data_format(), keras.config.is_interactive_logging_enabled()),
+        "devices": [device.name for device in tf.config.get_visible_devices()],
+        "growth": [tf.config.experimental.get_memory_growth(gpu) for gpu in gpus],
+        "placement": (tf.config.get_soft_device_placement(), tf.config.functions_run_eagerly()),
+        "threads": (
+            tf.config.threading.get_intra_op_parallelism_threads(),
+            tf.config.threading.get_inter_op_parallelism_threads(),
+        ),
+        "compiler": (tf.config.optimizer.get_jit(), tf.config.optimizer.get_experimental_options()),
+        "determinism": config.is_op_determinism_enabled(),
+        "tf32": tf.config.experimental.tensor_float_32_execution_enabled(),
+        "logging": {n: (l.level, l.propagate, len(l.handlers)) for n, l in loggers.items()},
+        "chatter": tf.get_logger().level,
+        "seeds": (context.global_seed(), str(np.random.get_state())),
+        "matplotlib": dict.copy(matplotlib.rcParams),
+        "pyplot": "matplotlib.pyplot" in sys.modules,
+        "warnings": list(warnings.filters),
+        "signals": [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)],
+        "hooks": (sys.excepthook, sys.displayhook),
+        "pictures": (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
+        "folder": os.getcwd(),
+    }
+
+
+def tell_of(when):
+    after = traces()
+    changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+    assert not changed, (when, changed)
+
+
+def refuse(*arguments, **more):
+    raise AssertionError("the library seeds what is not its own")
+
+
+random.seed = np.random.seed = tf.random.set_seed = keras.utils.set_random_seed = refuse
+before = traces()
+import simclr_tf as st
+
+for name in st.__all__:
+    getattr(st, name)
+tell_of("import")
+images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+views = st.data.two_views(images, batch_size=4, recipe=st.augment.Recipe(), seed=0)
+first, second = next(iter(views))
+encoder = st.models.resnet(18, stem="small", width_multiplier=0.0625)
+model = st.SimCLR(encoder, st.models.ProjectionHead(4))
+loss = st.losses.NTXent(temperature=0.1)
+model.compile(st.optimizers.LARS(0.1), loss)
+features = encoder(tf.concat([first, second], axis=0)).numpy()
+loss(features)
+st.evaluation.nearest(features, features, k=2)
+st.plots.plot_images([images])
+tell_of("use")
+"""
+
+
+def test_import_and_use_leave_no_traces():
+    done = subprocess.run([sys.executable, "-c", WITHOUT_TRACES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import keras
@@ -80,6 +81,33 @@ def test_lars_excludes_what_it_is_told():
     kernel = keras.Variable(np.ones((2, 2), np.float32))
     LARS(0.1, weight_decay=0.5, exclude=lambda v: True).apply([tf.ones([2, 2])], [kernel])
     np.testing.assert_allclose(kernel.numpy(), np.full((2, 2), 0.9), rtol=1e-6)  # plain momentum
+
+
+@keras.saving.register_keras_serializable("tests")
+def is_square(variable):
+    return len(set(variable.shape)) == 1
+
+
+@pytest.mark.parametrize("factors", [None, (1.0, 1.0)])
+def test_what_lars_excludes_survives_a_config_that_is_text(factors):
+    made = type(make_optimizer("lars", learning_rate=0.1, weight_decay=0.0, variables=[]))
+    lars = LARS(0.1, weight_decay=0.5, exclude=is_square)
+    if factors:
+        lars = made(0.1, weight_decay=0.5, exclude=is_square, rate_factors=factors)
+    again = keras.optimizers.deserialize(json.loads(json.dumps(keras.optimizers.serialize(lars))))
+    square, wide = (keras.Variable(np.ones(shape, np.float32)) for shape in ((2, 2), (2, 3)))
+    again.apply([tf.ones([2, 2]), tf.ones([2, 3])], [square, wide])
+    np.testing.assert_allclose(square.numpy(), np.full((2, 2), 0.9), rtol=1e-6)  # plain momentum
+    assert (wide.numpy() > 0.99).all()  # the ratio is 0.001 x 1 / 1.5
+
+
+def test_an_exclusion_that_cannot_be_saved_is_not_lost_in_silence():
+    def unknown(variable):
+        return True
+
+    config = LARS(0.1, exclude=unknown).get_config()
+    with pytest.raises((TypeError, ValueError), match="unknown"):
+        LARS.from_config(config)
 
 
 @pytest.fixture(scope="module")

@@ -319,6 +319,15 @@ def test_figures_leave_the_global_state_of_matplotlib_alone(path):
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_a_figure_is_returned_and_written_only_where_a_path_is_given(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    images = np.zeros((2, 3, 8, 8, 3), np.uint8)
+    assert len(plots.plot_images(images).axes[0].images) == 6
+    assert list(tmp_path.iterdir()) == []
+    assert len(plots.plot_views(images[:, 0], images, path).axes[0].images) == 8
+    assert path.exists()
+
+
 def test_fractions_have_a_point_for_each_share_and_bars_over_seeds(figures, path):
     finetune = {"1.0": 0.9, "0.01": [0.4, 0.6], "0.1": [0.7, np.nan]}
     plots.plot_fractions(finetune, {"0.1": np.nan, "1.0": 0.8}, path)

@@ -10,9 +10,14 @@ import pytest
 HERE = pathlib.Path(__file__).parent
 PYTHON = HERE.parent / ".venv-interop" / "bin" / "python"
 
-needs_torch = pytest.mark.skipif(
+_unless_there = pytest.mark.skipif(
     not PYTHON.exists(), reason="no .venv-interop with torch: `make interop` makes it"
 )
+
+
+def needs_torch(test):
+    """Marks a test that `make interop` runs."""
+    return pytest.mark.torch(_unless_there(test))
 
 
 def in_torch(mode, folder):

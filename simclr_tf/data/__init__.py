@@ -3,7 +3,25 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # the names below, for who checks types or completes them
+    from simclr_tf.data.decode import read_image as read_image
+    from simclr_tf.data.loading import check_labels as check_labels
+    from simclr_tf.data.loading import load as load
+    from simclr_tf.data.masks import MaskRules as MaskRules
+    from simclr_tf.data.masks import read_colour_table as read_colour_table
+    from simclr_tf.data.masks import read_mask as read_mask
+    from simclr_tf.data.pipeline import drawn_batches as drawn_batches
+    from simclr_tf.data.pipeline import labelled_batches as labelled_batches
+    from simclr_tf.data.pipeline import plain_batches as plain_batches
+    from simclr_tf.data.pipeline import two_views as two_views
+    from simclr_tf.data.shapes import make_shapes as make_shapes
+    from simclr_tf.data.sources import Source as Source
+    from simclr_tf.data.sources import Splits as Splits
+    from simclr_tf.data.sources import from_arrays as from_arrays
+    from simclr_tf.data.sources import hold_back as hold_back
+    from simclr_tf.data.sources import stratified_split as stratified_split
 
 _HOME = {
     "Source": "sources",

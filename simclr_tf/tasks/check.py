@@ -216,7 +216,7 @@ def _describe(checked: Checked) -> None:
 def _count_classes(source: data.Source) -> dict[str, int]:
     """Returns the number of images of each class by its name."""
     names = source.class_names or tuple(map(str, range(source.num_classes)))
-    counts = np.bincount(source.labels, minlength=len(names))
+    counts = np.bincount(np.asarray(source.labels), minlength=len(names))
     return dict(zip(names, counts.tolist(), strict=True))
 
 

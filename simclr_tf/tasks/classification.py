@@ -167,7 +167,7 @@ def _state_problem(
         head.get_layer("normalize").adapt(features)
     if config.freeze and not _augments(config):
         batches = feature_batches(
-            features, train.labels, batch_size=config.batch_size, seed=config.seed
+            features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
         )
         tests = tf.data.Dataset.from_tensor_slices((embed(encoder, plain(test)), test.labels))
         return Problem(head, batches, tests.batch(EVALUATION_BATCH_SIZE))
@@ -204,7 +204,8 @@ def _report(
     origin: str,
 ) -> dict[str, Any]:
     logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
-    matrix = metrics.confusion_matrix(test.labels, logits.argmax(axis=1), logits.shape[1])
+    truth = np.asarray(test.labels)
+    matrix = metrics.confusion_matrix(truth, logits.argmax(axis=1), logits.shape[1])
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
     series = plots.series_of(run.folder.rows)
     for name, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy")):
@@ -222,7 +223,7 @@ def _report(
     return run.finish(
         accuracy=assembly.rounded(accuracy),
         f1_macro=assembly.rounded(f1),
-        top5=assembly.rounded(metrics.top_k_accuracy(logits, test.labels, 5))
+        top5=assembly.rounded(metrics.top_k_accuracy(logits, truth, 5))
         if len(matrix) > 5
         else None,
         confusion_matrix=matrix.tolist(),

@@ -245,6 +245,11 @@ class HealthLine(keras.callbacks.Callback):
     Warns, once as it begins, where the representation has collapsed, and says when it no longer is:
     all features nearly the same, or on one line, or a loss that is that of projections which are
     all the same.
+
+    Args:
+        loss: That of the run: it knows its start and its floor.
+        batch_size: Images per step.
+        monitor: Looks at the features; as a callback of its own, before this one.
     """
 
     SAME = 0.01  # feature spread below it; an untrained encoder has about 0.04
@@ -302,7 +307,8 @@ class HealthLine(keras.callbacks.Callback):
             told["the features of all images lie nearly on a line"] = (
                 logs["feature_rank"] < self.LINE
             )
-        if self.model.trained_steps >= self.STUCK_STEPS:
+        steps = int(self.model.optimizer.iterations.numpy())  # a strategy has no int()
+        if steps >= self.STUCK_STEPS:
             way = self.start - (self.floor or 0.0)
             told[f"the loss is {self.start:.2f}, as where nothing is told apart"] = (
                 abs(logs["loss"] - self.start) < self.STUCK_SHARE * way
