@@ -83,3 +83,13 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
     assert found["feature_rank"] == pytest.approx(1.0, abs=0.01) and len(
         said(line(), capsys, **found)
     )
+
+
+def test_the_accuracy_alone_is_that_of_a_look(rng):
+    images, labels = rng.integers(0, 256, (40, 4, 4, 3), np.uint8), np.arange(40) % 2
+    monitor = KNNMonitor(from_arrays(images, labels), from_arrays(images[:30], labels[:30]))
+    encoder = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
+    for limit in (10, 100):
+        accuracy = monitor.measure_accuracy(encoder, limit=limit)
+        assert accuracy == monitor.measure(encoder, limit=limit)["knn_accuracy"]
+    assert 0 < accuracy < 1
