@@ -26,6 +26,8 @@ from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.writing import NotWritten, spell_bytes, write_whole
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 FULL = os.strerror(errno.ENOSPC)
 
 

@@ -86,8 +86,8 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
 
 
 def test_the_accuracy_alone_is_that_of_a_look(rng):
-    images, labels = rng.integers(0, 256, (40, 4, 4, 3), np.uint8), np.arange(40) % 2
-    monitor = KNNMonitor(from_arrays(images, labels), from_arrays(images[:30], labels[:30]))
+    images, labels = rng.integers(0, 256, (70, 4, 4, 3), np.uint8), rng.integers(0, 2, 70)
+    monitor = KNNMonitor(*(from_arrays(images[s], labels[s]) for s in (slice(40), slice(40, 70))))
     encoder = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
     for limit in (10, 100):
         accuracy = monitor.measure_accuracy(encoder, limit=limit)

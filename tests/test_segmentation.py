@@ -29,6 +29,8 @@ from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 ALL_BUT_COLOUR = Recipe(
     jitter=False, colordrop=False, blur=True, rotate=True, rotate_prob=1.0, max_rotation=180.0
 )
+pytestmark = pytest.mark.usefixtures("shallow")
+
 TINY = ["--width_multiplier=0.0625", "--batch_size=4", "--precision=float32", "--num_epochs=2"]
 VOID = 200  # value of the pixels that do not count
 
