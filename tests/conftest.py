@@ -42,3 +42,11 @@ def shallow():
 
     with shallow_encoders():
         yield
+
+
+@pytest.fixture
+def full_depth(monkeypatch):
+    """Gives a test of such a module, which waits for something to be learnt, the real depth."""
+    from simclr_tf.models.resnet import DEPTHS
+
+    monkeypatch.setitem(DEPTHS, 18, ((2, 2, 2, 2), False))

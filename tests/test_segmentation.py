@@ -267,7 +267,7 @@ def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_to_segment(scenes, tmp_path):
+def test_it_learns_to_segment(full_depth, scenes, tmp_path):
     flags = ("--num_epochs=25", "--learning_rate=0.01", "--crop_area_min=0.5")
     assert (
         segment_scenes(tmp_path, scenes, *flags, "--dice_weight=1", "--class_weights=balanced") == 0

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 import main
-from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -349,11 +348,6 @@ def test_the_lists_of_the_readme(lists, tmp_path):
         results = results_of(folder)
         assert results["num_test"] == (18 if more else 3)
         assert len(results["confusion_matrix"]) == 5
-
-
-@pytest.fixture
-def full_depth(monkeypatch) -> None:
-    monkeypatch.setitem(DEPTHS, 18, ((2, 2, 2, 2), False))
 
 
 def test_nothing_but_the_task_is_needed(full_depth, tmp_path, monkeypatch):
