@@ -175,7 +175,8 @@ def effective_rank(features: np.ndarray) -> float:
         1 for features on a line through 0, min(M, D) for features that fill all dimensions alike.
     """
     x = np.asarray(features, np.float64)
-    squares = np.linalg.eigvalsh(x.T @ x)  # [D]: cheaper than the singular values of [M, D]
+    # Cheaper than the singular values of [M, D]; of the two products the smaller has them all.
+    squares = np.linalg.eigvalsh(x @ x.T if len(x) < x.shape[1] else x.T @ x)  # [min(M, D)]
     values = np.sqrt(np.clip(squares, 0.0, None))
     share = values / values.sum()
     share = share[share > 0.0]

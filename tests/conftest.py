@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Several processes of pytest share the cores: the threads of t-SNE and of matrix products, which
+# spin while they wait for each other, would only keep them from each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
@@ -29,3 +33,20 @@ def _float32_policy():
 
     if "keras" in sys.modules:
         sys.modules["keras"].config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    """Has the runs of a module train encoders that are half as deep; see `shallow_encoders`."""
+    from tiny import shallow_encoders
+
+    with shallow_encoders():
+        yield
+
+
+@pytest.fixture
+def full_depth(monkeypatch):
+    """Gives a test of such a module, which waits for something to be learnt, the real depth."""
+    from simclr_tf.models.resnet import DEPTHS
+
+    monkeypatch.setitem(DEPTHS, 18, ((2, 2, 2, 2), False))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import json
 import subprocess
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tiny import shallow_encoders
 
 from simclr_tf.augment.recipe import Recipe
 
@@ -17,21 +21,80 @@ ROOT = Path(__file__).resolve().parent.parent
 RIVALS = ["ours_float32", "tf_image", "tf_image_tuned", "keras_layers", "torchvision", "lightly"]
 
 
-def run_benchmark(name: str, words: str) -> None:
-    done = subprocess.run(
-        [sys.executable, f"benchmarks/{name}.py", *words.split()],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+@pytest.fixture
+def run_benchmark(monkeypatch):
+    """Runs a script of benchmarks/ here, without the seconds that a process takes to start."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    # Only a process that has just begun can be told how many threads to use: see the profile's.
+    for name in ("set_inter_op_parallelism_threads", "set_intra_op_parallelism_threads"):
+        monkeypatch.setattr(tf.config.threading, name, lambda threads: None)
+
+    def run(name: str, words: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", [f"{name}.py", *words.split()])
+            importlib.import_module(name).main()
+
+    return run
+
+
+class SideHere:
+    """A side that works in this process, for a test: see `processes.Side`."""
+
+    def __init__(self, name, answers):
+        self.name, self._asked = name, []
+        self._answers = answers(self._questions())
+
+    def _questions(self):
+        while True:
+            yield self._asked.pop()
+
+    def answer(self, seconds=None):
+        return json.loads(json.dumps(next(self._answers)))
+
+    def ask(self, *, within=None, **question):
+        self._asked.append(json.dumps(question))
+        return self.answer()
+
+    def rest(self):
+        pass
+
+    def close(self, patience=0.0):
+        self._answers.close()
+
+
+def started_here(package):
+    """As `processes.started`, but only `ours` in a process of its own.
+
+    Args:
+        package: "rivals" or "steps", the sides of which answer.
+    """
+    serve = importlib.import_module(f"{package}.serve")
+    started = importlib.import_module("processes").started
+
+    @contextlib.contextmanager
+    def start(commands):
+        with started({"ours": commands["ours"]}) as sides:
+            for name, (*_, module) in commands.items():
+                if name != "ours":
+                    answers = functools.partial(serve.answers, module)
+                    sides[name] = SideHere(name, answers)
+            yield sides
+
+    return start
 
 
 @pytest.fixture
 def augment(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return importlib.import_module("augment")
+
+
+def test_scripts_find_their_checkout_before_they_import_from_it():
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        lines = path.read_text().splitlines()
+        imports = [line.split()[1] for line in lines if line.startswith(("import ", "from "))]
+        ours = [name.partition(".")[0] in ("simclr_tf", "main") for name in imports]
+        assert not any(ours) or "checkout" in imports[: ours.index(True)], path.name
 
 
 def test_views_that_lay_ready_are_not_counted(augment, monkeypatch):
@@ -100,9 +163,12 @@ def test_a_side_that_breaks_ends_the_run_with_its_error(augment, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_writes_every_key(tmp_path):
+def test_a_tiny_run_writes_every_key(augment, run_benchmark, monkeypatch, tmp_path):
     file = tmp_path / "augment.json"
-    words = f"--size=16 --repeats=1 --seconds=0.2 --batch_size=8 --operations noise --json={file}"
+    words = f"--size=16 --repeats=1 --seconds=0.05 --batch_size=8 --operations noise --json={file}"
+    monkeypatch.setattr(augment, "started", started_here("rivals"))
+    monkeypatch.setattr(augment, "SOURCE_BYTES", 1 << 20)
+    monkeypatch.setattr(importlib.import_module("rivals.side"), "_TRIAL_SECONDS", 0.05)
     run_benchmark("augment", words)
     results = json.loads(file.read_text())
     here = [name for name in RIVALS if results[name] is not None]
@@ -126,7 +192,7 @@ def test_a_tiny_run_writes_every_key(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_over_jpeg_files_writes_every_key(tmp_path):
+def test_a_tiny_run_over_jpeg_files_writes_every_key(run_benchmark, tmp_path):
     file = tmp_path / "jpeg.json"
     words = f"--sizes 512 --images 8 --passes 1 --repeats 1 --json={file}"
     run_benchmark("jpeg_folder", words)
@@ -190,24 +256,26 @@ def test_a_side_that_does_not_answer_is_given_up(augment, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rivals", ["stock_batchnorm", "torch"])
-def test_a_tiny_run_of_the_training_step_writes_every_key(tmp_path, rivals):
+def test_a_tiny_run_of_the_training_step_writes_every_key(
+    augment, run_benchmark, monkeypatch, tmp_path
+):
     file = tmp_path / "train_step.json"
-    words = f"--configurations tiny18 --repeats=1 --seconds=0.1 --rivals {rivals} --json={file}"
-    run_benchmark("train_step", words)
+    words = "--configurations tiny18 --repeats=1 --seconds=0.1 --rivals stock_batchnorm torch"
+    monkeypatch.setattr(importlib.import_module("train_step"), "started", started_here("steps"))
+    run_benchmark("train_step", f"{words} --json={file}")
     results = json.loads(file.read_text())
     assert set(results) == {"tiny18"}
     result = results["tiny18"]
     assert set(result) == {"ours", "stock_batchnorm", "torch", "detail"}
     detail = result["detail"]
-    assert result["ours"] > 0 and detail["ratios"].keys() <= {rivals}
+    assert result["ours"] > 0 and detail["ratios"].keys() <= {"stock_batchnorm", "torch"}
+    assert detail["missing"]["torch_compiled"] == "not asked for"
     for name in ("stock_batchnorm", "torch"):
         if name in detail["missing"]:
             assert result[name] is None
         else:
             assert result[name] > 0 and detail["ratios"][name]["median"] > 0
-    if rivals == "stock_batchnorm":
-        assert result[rivals] is not None
+    assert result["stock_batchnorm"] is not None
     for variants in detail["variants"].values():
         for rate in variants.values():
             assert 0 < rate["min"] <= rate["median"] <= rate["max"] and rate["share"] >= 0
@@ -221,7 +289,11 @@ def test_a_tiny_run_of_the_training_step_writes_every_key(tmp_path, rivals):
 @pytest.mark.slow
 def test_a_profile_of_the_step_adds_up_its_operations(tmp_path):
     file = tmp_path / "profile.json"
-    run_benchmark("step_profile", f"--configuration=tiny18 --repeats=1 --json={file}")
+    words = f"--configuration=tiny18 --repeats=1 --json={file}"
+    # As a script, from elsewhere: it sets the number of threads, before TensorFlow starts any.
+    script = [sys.executable, ROOT / "benchmarks/step_profile.py", *words.split()]
+    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
     times = json.loads(file.read_text())["milliseconds"]
     assert any("Conv2D" in kind for kind in times)
     assert any("FusedBatchNormGrad" in kind for kind in times)
@@ -229,7 +301,7 @@ def test_a_profile_of_the_step_adds_up_its_operations(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_ways_to_the_filter_gradient_are_timed(tmp_path):
+def test_both_ways_to_the_filter_gradient_are_timed(run_benchmark, tmp_path):
     file = tmp_path / "filter_gradient.json"
     run_benchmark("filter_gradient", f"--cases=4 --repeats=1 --json={file}")
     rows = json.loads(file.read_text())["convolutions"]
@@ -238,7 +310,7 @@ def test_both_ways_to_the_filter_gradient_are_timed(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_of_gradient_caching_writes_every_key(tmp_path):
+def test_a_tiny_run_of_gradient_caching_writes_every_key(run_benchmark, tmp_path):
     file = tmp_path / "gradient_caching.json"
     run_benchmark(
         "gradient_caching",
@@ -258,12 +330,13 @@ def test_a_tiny_run_of_gradient_caching_writes_every_key(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_tiny_run_of_an_epoch_writes_every_key(tmp_path):
+def test_a_tiny_run_of_an_epoch_writes_every_key(run_benchmark, tmp_path):
     file = tmp_path / "epoch.json"
-    run_benchmark(
-        "epoch",
-        f"--images=64 --batch_size=16 --width_multiplier=0.0625 --repeats=1 --json={file}",
-    )
+    with shallow_encoders():
+        run_benchmark(
+            "epoch",
+            f"--images=64 --batch_size=16 --width_multiplier=0.0625 --repeats=1 --json={file}",
+        )
     results = json.loads(file.read_text())
     assert results["steps"] == 4 and results["images"] == 64
     for part in ("epoch", "pipeline", "step"):

@@ -23,6 +23,8 @@ from simclr_tf.data.served import Services
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 STARTS = "making views, until Ctrl-C; train with --data_service="
 FIRST, LAST = 3, 10  # steps in the middle of an epoch and over its end
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from two_replicas import END
 
 import main
 from simclr_tf.augment import Recipe
@@ -37,6 +38,8 @@ from simclr_tf.training import distribution, rendezvous
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 from simclr_tf.training.distribution import choose_strategy, make_strategy, worker_addresses
 from simclr_tf.training.execution import choose_execution
+
+pytestmark = pytest.mark.usefixtures("shallow")
 
 TESTS = pathlib.Path(__file__).parent
 # A rate and a temperature at which rounding stays rounding over a few steps.
@@ -72,11 +75,19 @@ def environment(**variables):
     return {**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "3", **variables}
 
 
-def two_replicas(*flags):
-    script = [sys.executable, str(TESTS / "two_replicas.py"), *flags]
+def two_replicas(*words):
+    script = [sys.executable, str(TESTS / "two_replicas.py"), *words]
     done = subprocess.run(script, capture_output=True, text=True, env=environment())
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+def mirrored_runs(*commands):
+    """Runs command lines on two replicas, one after the other in one process: their outputs."""
+    words = [[*command, "--strategy=mirrored"] for command in commands]
+    *outs, rest = two_replicas(json.dumps(words)).split(END)
+    assert not rest.strip()
+    return outs
 
 
 def rows_of(folder):
@@ -120,8 +131,10 @@ def elements(batches):
     return [[t.numpy() for t in tf.nest.flatten(element) if t is not None] for element in batches]
 
 
-def makers(pictures, rng):
+@pytest.fixture(scope="module")
+def makers(pictures):
     """Functions shard -> batches of 8 images, by what they read."""
+    rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (20, 12, 16, 3), np.uint8)
     arrays = from_arrays(images, np.arange(20) % 2)
     files = load(f"folder:{pictures}", input_size=(16, 16), cache="false").train
@@ -143,15 +156,20 @@ def makers(pictures, rng):
     }
 
 
+@pytest.fixture(scope="module")
+def joint_batches(makers):
+    """The elements of all of them without replicas."""
+    return {name: elements(make(WHOLE)) for name, make in makers.items()}
+
+
 @pytest.mark.parametrize(
     "shards",
     [[Shard(0, 2, 2)], [Shard(0, 1, 2), Shard(1, 1, 2)], [Shard(0, 2, 4), Shard(2, 2, 4)]],
     ids=["one worker", "two workers", "two workers of two"],
 )
-def test_the_replicas_share_the_joint_batch_bit_for_bit(pictures, rng, shards):
-    for name, make in makers(pictures, rng).items():
-        joint = elements(make(WHOLE))
-        of_workers = [elements(make(shard)) for shard in shards]
+def test_the_replicas_share_the_joint_batch_bit_for_bit(makers, joint_batches, shards):
+    for name, joint in joint_batches.items():
+        of_workers = [elements(makers[name](shard)) for shard in shards]
         assert [len(own) for own in of_workers] == [2 * shard.own for shard in shards], name
         for step, whole in enumerate(joint):
             replicas = [
@@ -343,23 +361,38 @@ def test_norms_that_see_their_own_microbatch_stay_equal_on_all_replicas(apart):
     assert apart["microbatches, norms that learn"]["replicas"] == 0.0
 
 
-@pytest.mark.slow
-def test_a_mirrored_run_is_that_of_one_device(pictures, on_one_device, tmp_path):
-    out = two_replicas(*flags_for(tmp_path / "run", pictures, "--strategy=mirrored"))
-    assert "2 replicas of 4 images each" in out
-    assert_same_run(tmp_path / "run", on_one_device)
-    assert json.loads((tmp_path / "run/results.json").read_text())["replicas"] == 2
+@pytest.fixture(scope="module")
+def mirrored(pictures, tmp_path_factory):
+    """What a process with two devices has run: the folder of its runs, and their outputs by name.
+
+    `single` is resumed there: two steps of it were trained on one device. Runs of models with
+    other shapes must be in another process, as TensorFlow numbers their collectives alike.
+    """
+    root = tmp_path_factory.mktemp("mirrored")
+    assert pretrain(root / "single", pictures, "--strategy=none", "--max_steps=2") == 0
+    commands = {
+        "whole": flags_for(root / "whole", pictures),
+        "begun": flags_for(root / "begun", pictures, "--max_steps=2"),
+        "single": flags_for(root / "single", pictures, "--resume"),
+    }
+    return root, dict(zip(commands, mirrored_runs(*commands.values()), strict=True))
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_replicas(pictures, on_one_device, tmp_path):
-    mirrored, single = tmp_path / "mirrored", tmp_path / "single"
-    two_replicas(*flags_for(mirrored, pictures, "--strategy=mirrored", "--max_steps=2"))
-    assert pretrain(mirrored, pictures, "--strategy=none", "--resume") == 0
-    assert pretrain(single, pictures, "--strategy=none", "--max_steps=2") == 0
-    two_replicas(*flags_for(single, pictures, "--strategy=mirrored", "--resume"))
-    for folder in (mirrored, single):
-        assert_same_run(folder, on_one_device)
+def test_a_mirrored_run_is_that_of_one_device(mirrored, on_one_device):
+    root, outs = mirrored
+    assert "2 replicas of 4 images each" in outs["whole"]
+    assert_same_run(root / "whole", on_one_device)
+    assert json.loads((root / "whole/results.json").read_text())["replicas"] == 2
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_replicas(pictures, mirrored, on_one_device):
+    root, outs = mirrored
+    assert pretrain(root / "begun", pictures, "--strategy=none", "--resume") == 0
+    assert "resumed at step 2" in outs["single"]
+    for name in ("begun", "single"):
+        assert_same_run(root / name, on_one_device)
 
 
 @pytest.mark.slow
@@ -379,7 +412,7 @@ def test_a_mirrored_classifier_is_that_of_one_device(pictures, tmp_path, freeze)
         "--eval_every_epochs=1",
     ]
     assert main.main([*command, f"--finetune_save_path={tmp_path / 'one'}"]) == 0
-    two_replicas(*command, "--strategy=mirrored", f"--finetune_save_path={tmp_path / 'two'}")
+    mirrored_runs([*command, f"--finetune_save_path={tmp_path / 'two'}"])
     for ours, theirs in zip(rows_of(tmp_path / "two"), rows_of(tmp_path / "one"), strict=True):
         for name in ("loss", "accuracy", "val_loss", "val_accuracy"):
             np.testing.assert_allclose(float(ours[name]), float(theirs[name]), rtol=1e-4)
@@ -388,10 +421,19 @@ def test_a_mirrored_classifier_is_that_of_one_device(pictures, tmp_path, freeze)
 # --- Two workers ---
 
 
+WORKER = """
+import sys
+from tiny import shallow_encoders
+from simclr_tf import cli
+with shallow_encoders():
+    sys.exit(cli.main())
+"""
+
+
 def start_workers(folder, pictures, *flags):
     """Two processes of the command line on this machine, the first one the leader."""
     addresses = free_addresses()
-    command = [sys.executable, str(TESTS.parent / "main.py")]
+    command = [sys.executable, "-c", WORKER]
     command += flags_for(folder, pictures, "--strategy=multiworker", *flags)
     return [
         subprocess.Popen(

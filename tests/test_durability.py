@@ -28,6 +28,8 @@ from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.training.tensorboard import drop_points
 from simclr_tf.writing import NotWritten, spell_bytes, write_whole
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 FULL = os.strerror(errno.ENOSPC)
 
 

@@ -16,7 +16,19 @@ from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
 from simclr_tf.data import Source, hold_back, load
 from simclr_tf.data.pipeline import plain_batches, view_batches
+from simclr_tf.evaluation import logistic
 from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
+
+pytestmark = pytest.mark.usefixtures("shallow")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_iterations():
+    """Of each fit among which a penalty is chosen: `test_probes` judges what is chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(logistic, "CHOICE_ITERATIONS", 5)
+        yield
+
 
 TINY = ["--width_multiplier=0.0625", "--zdim=8", "--batch_size=8", "--precision=float32"]
 

@@ -123,3 +123,13 @@ def test_the_steps_that_float16_skips_are_printed_and_in_the_results(tmp_path, m
     skipped = json.loads((tmp_path / "run/results.json").read_text())["skipped_steps"]
     assert 0 < skipped < 16
     assert f"\n{skipped} steps skipped (float16 overflow)\n" in capsys.readouterr().out
+
+
+def test_the_accuracy_alone_is_that_of_a_look(rng):
+    images, labels = rng.integers(0, 256, (70, 4, 4, 3), np.uint8), rng.integers(0, 2, 70)
+    monitor = KNNMonitor(*(from_arrays(images[s], labels[s]) for s in (slice(40), slice(40, 70))))
+    encoder = keras.Sequential([keras.Input((4, 4, 3)), keras.layers.Flatten()])
+    for limit in (10, 100):
+        accuracy = monitor.measure_accuracy(encoder, limit=limit)
+        assert accuracy == monitor.measure(encoder, limit=limit)["knn_accuracy"]
+    assert 0 < accuracy < 1

@@ -29,6 +29,8 @@ from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 ALL_BUT_COLOUR = Recipe(
     jitter=False, colordrop=False, blur=True, rotate=True, rotate_prob=1.0, max_rotation=180.0
 )
+pytestmark = pytest.mark.usefixtures("shallow")
+
 TINY = ["--width_multiplier=0.0625", "--batch_size=4", "--precision=float32", "--num_epochs=2"]
 VOID = 200  # value of the pixels that do not count
 
@@ -265,7 +267,7 @@ def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_to_segment(scenes, tmp_path):
+def test_it_learns_to_segment(full_depth, scenes, tmp_path):
     flags = ("--num_epochs=25", "--learning_rate=0.01", "--crop_area_min=0.5")
     assert (
         segment_scenes(tmp_path, scenes, *flags, "--dice_weight=1", "--class_weights=balanced") == 0

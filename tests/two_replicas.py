@@ -1,8 +1,9 @@
 """What `test_distribution` asks of two replicas, in a process of its own.
 
-Two logical CPU devices must be asked for before TensorFlow starts. With flags this runs the command
-line; without, it trains the same models on one device with the joint batch and on two replicas with
-half of it each, and prints as JSON how far they are apart.
+Two logical CPU devices must be asked for before TensorFlow starts. Given command lines, a JSON list
+of lists of words, this runs one after the other and prints `END` after each; without, it trains the
+same models on one device with the joint batch and on two replicas with half of it each, and prints
+as JSON how far they are apart.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 import tensorflow as tf
-from tiny import policy, tiny_simclr, tiny_views
+from tiny import policy, shallow_encoders, tiny_simclr, tiny_views
 
 from simclr_tf import cli as command_line
 from simclr_tf.errors import UserError
@@ -29,6 +30,7 @@ from simclr_tf.training.fit import fit_steps
 from simclr_tf.training.simclr import SimCLR
 
 COUNT = 8  # images in a batch
+END = "-- end of a run --"
 
 
 def halves(views, steps):
@@ -150,8 +152,15 @@ def main():
     cpu = tf.config.list_physical_devices("CPU")[0]
     device = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(cpu, [device, device])
-    if sys.argv[1:]:
-        sys.exit(command_line.main(sys.argv[1:]))
+    for words in json.loads(sys.argv[1]) if sys.argv[1:] else []:
+        if code := command_line.main(words):
+            sys.exit(code)
+        print(END)
+    if not sys.argv[1:]:
+        print(json.dumps(compare_all()))
+
+
+def compare_all():
     one, two = tf.distribute.get_strategy(), make_strategy("mirrored")
     cases = {
         "four steps": (tiny_simclr, {"steps": 4}),
@@ -166,8 +175,9 @@ def main():
     found["overflow"] = overflow_of_one(two)
     found["not finite"] = stopped_at(two, 3)
     found["microbatches, norms that learn"] = compare(one, two, tiny_simclr, microbatch_size=2)
-    print(json.dumps(found))
+    return found
 
 
 if __name__ == "__main__":
-    main()
+    with shallow_encoders():
+        main()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,26 +30,31 @@ def sample(views: Views, count: int, file: str) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    answers = open_answers()
+def answers(name: str, questions: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields what the side called `name` is, or that it is missing, then an answer a question."""
     try:
-        side = importlib.import_module(f"rivals.{sys.argv[1]}")
+        side = importlib.import_module(f"rivals.{name}")
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}), file=answers)
+        yield {"missing": str(error)}
         return
-    print(json.dumps({"versions": side.VERSIONS, "differs": side.DIFFERS}), file=answers)
+    yield {"versions": side.VERSIONS, "differs": side.DIFFERS}
     opened: dict[str, Views] = {}  # by recipe
-    for line in sys.stdin:
+    for line in questions:
         question = json.loads(line)
         job = Job(np.load(question["images"], mmap_mode="r"), **question["job"])
         key = json.dumps(job.recipe)
         if key not in opened:
             opened[key] = side.open_views(job)
         if "file" in question:
-            answer = sample(opened[key], question["count"], question["file"])
+            yield sample(opened[key], question["count"], question["file"])
         else:
-            answer = measure(opened[key], question["seconds"], job.cores)
-        print(json.dumps(answer), file=answers)
+            yield measure(opened[key], question["seconds"], job.cores)
+
+
+def main() -> None:
+    file = open_answers()
+    for answer in answers(sys.argv[1], sys.stdin):
+        print(json.dumps(answer), file=file)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import importlib
 import json
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -49,25 +50,30 @@ def measure(step: Step, seconds: float) -> dict[str, float]:
     return {"steps": steps, "seconds": time.perf_counter() - start, "loss": loss}
 
 
-def main() -> None:
-    answers = open_answers()
+def answers(name: str, questions: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yields what the side called `name` is, or that it is missing, then an answer a question."""
     try:
-        side = importlib.import_module(f"steps.{sys.argv[1]}")
+        side = importlib.import_module(f"steps.{name}")
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}), file=answers)
+        yield {"missing": str(error)}
         return
-    told = {"versions": side.VERSIONS, "precision": getattr(side, "PRECISION", None)}
-    print(json.dumps(told), file=answers)
+    yield {"versions": side.VERSIONS, "precision": getattr(side, "PRECISION", None)}
     opened: dict[str, Step] = {}  # by variant
-    for line in sys.stdin:
+    for line in questions:
         question = json.loads(line)
         if "matrix" in question:
-            answer = {"rate": side.matrix_rate(question["matrix"], question["seconds"])}
+            yield {"rate": side.matrix_rate(question["matrix"], question["seconds"])}
         elif "job" in question:
-            opened[question["variant"]], answer = prepare(side, question)
+            opened[question["variant"]], told = prepare(side, question)
+            yield told
         else:
-            answer = measure(opened[question["variant"]], question["seconds"])
-        print(json.dumps(answer), file=answers)
+            yield measure(opened[question["variant"]], question["seconds"])
+
+
+def main() -> None:
+    file = open_answers()
+    for answer in answers(sys.argv[1], sys.stdin):
+        print(json.dumps(answer), file=file)
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def _results(
             "random_encoder": encoders.build_encoder(run.config),
         }
         baselines = {
-            name: monitor.measure(encoder, limit=KNN_LIMIT)["knn_accuracy"]
+            name: monitor.measure_accuracy(encoder, limit=KNN_LIMIT)
             for name, encoder in untaught.items()
         }
         metrics["baselines"] = {name: assembly.rounded(v) for name, v in baselines.items()}
