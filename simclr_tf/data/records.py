@@ -100,9 +100,10 @@ def _index(file: str) -> tuple[list[_Record], Problem | None]:
         fault = f"{container.size - place} bytes after the last record" * (place < container.size)
     except _NoImage as error:
         fault = str(error)
-    except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error.message
-        fault = str(reason).split("}} ")[-1].split(" [Op:")[0]
+    except tf.errors.OpError as error:
+        fault = str(error.message).split("}} ")[-1].split(" [Op:")[0]
+    except OSError as error:
+        fault = str(error.strerror)
     if not fault:
         return records, None
     detail = f"record {len(records)} (from 0): {fault}. Write the file anew, uncompressed"
@@ -131,13 +132,13 @@ def _record(name: str, content: bytes, container: Container, start: int) -> _Rec
     if label and label[1] >= MOST_CLASSES:
         raise _NoImage(f"expected a label below {MOST_CLASSES:,}, got {label[1]}")
     text = _first(features, (TEXT_FEATURE,), "bytes_list")
-    encoded = image[1]
+    feature, encoded = image
     return _Record(
         # Wherever the same bytes stand in the record, they are the image.
         Member(name, container, start + content.index(encoded), len(encoded)),
         label[1] if label else None,
         text[1].decode("utf-8", "backslashreplace") if text else "",
-        (image[0], *([label[0]] if label else [])),
+        (feature, label[0]) if label else (feature,),
     )
 
 
