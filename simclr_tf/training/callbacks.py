@@ -185,9 +185,9 @@ class KNNMonitor(keras.callbacks.Callback):
         train = _thin(self.train, limit)
         return knn_accuracy(
             self._embed(encoder, train),
-            train.labels,
+            np.asarray(train.labels),
             queries,
-            test.labels,
+            np.asarray(test.labels),
             k=self.k,
             temperature=self.temperature,
             num_classes=train.num_classes,
