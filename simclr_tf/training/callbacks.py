@@ -173,7 +173,10 @@ class KNNMonitor(keras.callbacks.Callback):
     def measure_accuracy(self, encoder: keras.Model, *, limit: int) -> float:
         """Returns `knn_accuracy` alone: the rank of wide features takes far longer than the vote.
 
-        Both sets must have labels; the arguments are those of `measure`.
+        The arguments are those of `measure`.
+
+        Raises:
+            ValueError: A set has no labels.
         """
         test = _thin(self.test, limit)
         return self._accuracy(encoder, test, self._embed(encoder, test), limit)
@@ -181,8 +184,10 @@ class KNNMonitor(keras.callbacks.Callback):
     def _accuracy(
         self, encoder: keras.Model, test: Source, queries: np.ndarray, limit: int
     ) -> float:
-        """Returns the kNN accuracy of the features [M, F] of labelled images."""
+        """Returns the kNN accuracy of the features [M, F] of the test images."""
         train = _thin(self.train, limit)
+        if train.labels is None or test.labels is None:
+            raise ValueError("Expected labels of both sets to vote with and to judge by, got none.")
         return knn_accuracy(
             self._embed(encoder, train),
             np.asarray(train.labels),
