@@ -28,11 +28,12 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +53,7 @@ from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import classification, pretrain, segmentation
 from simclr_tf.training import callbacks, checkpoints, run_folder
 from simclr_tf.training.checkpoints import Checkpoints
-from simclr_tf.training.tensorboard import TAG, TensorBoardLog, read_events
+from simclr_tf.training.tensorboard import TAG, TensorBoardLog
 
 IMAGES, TESTS, SIDE = 96, 24, 16
 TINY = (
@@ -285,12 +286,26 @@ def points_of(folder: Path) -> list[tuple[str, str, int, bytes]]:
     """Returns what there is for TensorBoard: (split, name, epoch, value)."""
     found = []
     for path in (folder / "tensorboard").rglob("*tfevents*"):
-        for event in read_events(path):
+        for event in events_of(path):
             for value in event.summary.value:
                 if value.tag.removeprefix(TAG) not in UNLIKE:
                     content = value.tensor.SerializeToString()
                     found.append((path.parent.name, value.tag, event.step, content))
     return sorted(found)
+
+
+def events_of(path: Path) -> Iterator[Any]:
+    """Yields the events of a file: a length, its checksum, the event and its checksum, each.
+
+    TensorFlow's own reader would run something in the parent, whose forks would wait for ever.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        (length,) = struct.unpack_from("<Q", content, place)
+        yield Event.FromString(content[place + 12 : place + 12 + length])
+        place += length + 16
 
 
 def soak(

@@ -113,6 +113,8 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
 
     batches = views if augment is None else drawn
     _plot_views(run, train, of_train(first_step=0, last_step=1))
+    if not step:  # a run that is resumed has shown them
+        show_picture(run.folder, run.folder.plots / "views.png")
     with services.named_errors():
         rate = assembly.train(
             run,
@@ -268,7 +270,6 @@ def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset)
         row_titles=["view 1", "view 2"],
         title=f"Two views of images of {train.name}",
     )
-    show_picture(run.folder, run.folder.plots / "views.png")
 
 
 def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
