@@ -145,7 +145,7 @@ def _record(name: str, content: bytes, container: Container, start: int) -> _Rec
 def _first(features: Any, names: tuple[str, ...], kind: str) -> tuple[str, Any] | None:
     """Returns name and value of the first feature that is there with just one value of a kind."""
     for name in names:
-        values = getattr(features[name], kind).value if name in features else ()
+        values: Any = getattr(features[name], kind).value if name in features else ()
         if len(values) == 1:
             return name, values[0]
     return None
