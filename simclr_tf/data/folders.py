@@ -49,7 +49,7 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
     train, test = folders
     train_source = _list_folder(_images_of(root / train), f"{name} ({train})", report)
     test_source = _list_folder(_images_of(root / test), f"{name} ({test})", report)
-    return Splits(train_source, _with_classes_of(train_source, test_source, report))
+    return Splits(train_source, with_classes_of(train_source, test_source, report))
 
 
 def holds_masks(path: str) -> bool:
@@ -186,7 +186,7 @@ def _nothing_in(folder: Path, name: str, kind: str) -> str:
     )
 
 
-def _with_classes_of(train: Source, test: Source, report: Report) -> Source:
+def with_classes_of(train: Source, test: Source, report: Report) -> Source:
     """Numbers the test set's classes as the training set does."""
     if train.labels is None or test.labels is None:
         return dataclasses.replace(test, labels=None, class_names=())

@@ -60,6 +60,12 @@ KINDS: dict[str, Kind] = {
     "link loop": Kind(ERROR, "a class is a link to a folder above it: remove it"),
     "link out": Kind(WARNING, "a link leads out of the data's folder: a copy would miss the file"),
     "odd name": Kind(NOTICE, "the name is no UTF-8: it is read, and shown as \\udcXX"),
+    "no label": Kind(
+        ERROR,
+        "--label_pattern finds no class in the file's name: rename it, or correct the pattern; "
+        "--skip_bad_images leaves it out",
+        skippable=True,
+    ),
     # -- files --
     "missing": Kind(ERROR, f"there is no such file: {_MEND}", skippable=True),
     "broken link": Kind(ERROR, f"the link leads nowhere: {_MEND}", skippable=True),
