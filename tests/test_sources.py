@@ -602,7 +602,7 @@ def test_tfds_reads_every_split(tfds):
 @pytest.mark.parametrize(
     ("name", "train", "test"),
     [
-        ("tiny/1.0.0", [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]),
+        ("tiny:1.0.0", [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]),
         ("tiny:1.*.*", [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]),
         ("tiny:train[:2]", [0, 1], [0, 1, 2, 3]),
         ("tiny:1.0.0:train[5:]+test[:1]", [5, 6, 0], None),  # test is trained on

@@ -19,7 +19,9 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that is there
 IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
 
 
-def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> Splits:
+def load_folder(
+    path: str, *, masks: bool = False, classes: bool = True, report: Report = refuse
+) -> Splits:
     """Lists the images of a folder, without decoding any.
 
     Where there are `train` and `test` folders they are the splits, otherwise all of it is the
@@ -32,6 +34,7 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
         path: The folder.
         masks: Pair the images with the files in `masks` of the same relative path but for the
             extension. There are no labels then.
+        classes: Sub-folders are the classes; off: they say nothing, and there are no labels.
         report: Called with whatever is wrong; where it returns, the file is left out.
 
     Raises:
@@ -45,10 +48,10 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
     root = _images_of(root)
     folders = _split_folders(root)
     if folders is None:
-        return Splits(_list_folder(root, name, report))
+        return Splits(_list_folder(root, name, classes, report))
     train, test = folders
-    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", report)
-    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", report)
+    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", classes, report)
+    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", classes, report)
     return Splits(train_source, with_classes_of(train_source, test_source, report))
 
 
@@ -136,9 +139,9 @@ def _by_stem(folder: Path, files: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _list_folder(root: Path, name: str, report: Report) -> Source:
+def _list_folder(root: Path, name: str, has_classes: bool, report: Report) -> Source:
     folders = sorted(d.name for d in root.iterdir() if d.is_dir() and not d.name.startswith("."))
-    if not folders:
+    if not folders or not has_classes:
         return Source(name, paths=_files_below(root, name))
     paths: list[str] = []
     labels: list[int] = []

@@ -150,7 +150,7 @@ def list_files(
             report=report,
         )
     elif folder:
-        splits = load_folder(folder, masks=masks, report=report)
+        splits = load_folder(folder, masks=masks, classes=not label_pattern, report=report)
     if splits is None or not label_pattern:
         return splits
     return label_by_name(splits, label_pattern, skip=skip_bad_images, report=report)

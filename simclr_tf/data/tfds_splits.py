@@ -26,7 +26,7 @@ class Wanted(NamedTuple):
 def read_wanted(text: str) -> Wanted:
     """Reads NAME, NAME:TRAIN or NAME:TRAIN:TEST; the splits are in TFDS's own language.
 
-    NAME may have a config and a version (`voc/2007`, `uc_merced/2.0.0`, `mnist:3.*.*`).
+    NAME may have a config and a version (`voc/2007`, `mnist:3.*.*`).
 
     Raises:
         UserError: There are more parts.
