@@ -126,9 +126,11 @@ class Config:
     dataset: str = setting(
         "data",
         "shapes",
-        "The images: shapes are drawn by the library; tfds:NAME comes from TensorFlow Datasets; "
-        "folder:PATH holds pictures, in class folders where there are labels, and may be a .zip or "
-        ".tar of such a folder; tfrecord:PATTERN names files of tf.train.Example; npz:FILE arrays.",
+        "The images: shapes are drawn by the library; tfds:NAME comes from TensorFlow Datasets, "
+        "tfds:NAME:TRAIN:TEST with the splits that are trained and reported on (:TEST may be left "
+        "out), such as tfds:dtd:train+validation; folder:PATH holds pictures, in class folders "
+        "where there are labels, and may be a .zip or .tar of such a folder; tfrecord:PATTERN "
+        "names files of tf.train.Example; npz:FILE arrays.",
         choices=DATASETS,
     )
     cifar10: bool = setting("data", False, "Short for --dataset=cifar10.")
@@ -139,6 +141,12 @@ class Config:
         "label (classification) or the mask's path (segmentation).",
     )
     val_file_path: str = setting("data", "", "List of images to report results on.")
+    label_pattern: str = setting(
+        "data",
+        "",
+        "Regular expression whose one group, found in a file's name, is the image's class, instead "
+        "of its folder or the label in a list; an empty group is class 0. Numbers sort as such.",
+    )
     input_size: tuple[int, int] = setting(
         "data", (0, 0), "Height and width images are read at; 0: the data set's own."
     )
@@ -165,7 +173,10 @@ class Config:
         "data", "auto", "Keep decoded images in memory; auto: where they fit.", choices=SWITCHES
     )
     skip_bad_images: bool = setting(
-        "data", False, "Leave out and count images that do not decode, instead of stopping."
+        "data",
+        False,
+        "Leave out and count images that do not decode, or lack the label_pattern, instead of "
+        "stopping.",
     )
     max_pixels: int = setting(
         "data",

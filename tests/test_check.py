@@ -478,6 +478,21 @@ def test_images_to_report_on_without_labels_are_named(run_check, photos):
     assert code == 0 and kinds_of(folder) == ["test without labels"]
 
 
+def test_names_without_the_label_pattern_are_problems(run_check, photos):
+    flags = (f"--dataset=folder:{photos}", r"--label_pattern=^([0-2])\.")
+    code, folder = run_check(*flags)
+    assert code == 2
+    found = [
+        (row["file"], row["severity"]) for row in table_of(folder) if row["kind"] == "no label"
+    ]
+    assert found == [(str(photos / "a" / "3.jpg"), "error")]
+    code, folder = run_check(*flags, "--skip_bad_images", "--overwrite")
+    assert code == 0 and "no label" in kinds_of(folder)
+    results = results_of(folder)
+    assert results["classes"] == {"train": {"0": 2, "1": 2, "2": 1}}
+    assert results["num_skipped"] == 1
+
+
 def test_an_empty_class_is_named_once(run_check, photos):
     (photos / "aa").mkdir()
     code, folder = run_check(f"--dataset=folder:{photos}")

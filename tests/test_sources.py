@@ -11,6 +11,7 @@ from PIL import Image
 
 from simclr_tf.data import files
 from simclr_tf.data.loading import load
+from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.sources import Source, from_arrays, hold_back, stratified_split
 from simclr_tf.errors import UserError
 
@@ -298,6 +299,87 @@ def test_headers_are_checked_without_a_cache(folder):
         load(f"folder:{folder}", cache="false")
 
 
+# -- Labels in names -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ages(tmp_path):
+    """Files AGE_SIDE.png, gray by age; one of them in a folder below."""
+    for age in (7, 10, 35, 102):
+        write(tmp_path / "faces" / f"{age}_left.png", age)
+    write(tmp_path / "faces" / "more" / "38_right.png", 38)
+    return tmp_path / "faces"
+
+
+def by_class(source):
+    names = [source.class_names[label] for label in source.labels]
+    return dict(zip(values(source), names, strict=True))
+
+
+@pytest.mark.parametrize("cache", ["auto", "false"])
+def test_a_pattern_finds_the_classes_in_the_names(ages, cache):
+    def found(pattern):
+        return load(f"folder:{ages}", label_pattern=pattern, cache=cache, need_labels=True).train
+
+    decades = found(r"^(\d*)\d_")
+    assert decades.class_names == ("0", "1", "3", "10")
+    assert by_class(decades) == {7: "0", 10: "1", 35: "3", 38: "3", 102: "10"}
+    assert found(r"^(?:(\d+)\d|\d)_").class_names == decades.class_names  # a group without a part
+    sides = found(r"_([a-z]+)\.")
+    assert by_class(sides) == {7: "left", 10: "left", 35: "left", 38: "right", 102: "left"}
+
+
+def test_classes_of_a_pattern_sort_numbers_first_and_as_numbers(tmp_path):
+    for name in ("b", "10", "9", "a", "09"):
+        write(tmp_path / f"x-{name}.png")
+    train = load(f"folder:{tmp_path}", label_pattern=r"-(\w+)").train
+    assert train.class_names == ("09", "9", "10", "a", "b")
+
+
+def test_a_pattern_stands_for_folders_and_for_the_labels_of_a_list(folder):
+    pattern = r"^([12x])"
+    train = load(f"folder:{folder}", label_pattern=pattern, skip_bad_images=True).train
+    assert by_class(train) == {1: "1", 2: "2", 11: "1", 12: "2", 13: "x"}
+    for lines in (["cat/2.png,7", "dog/1.png,3"], ["cat/2.png", "dog/1.png,unknown"]):
+        options = {"label_pattern": pattern, "need_labels": True, "num_classes": 2}
+        train = load_list(folder / "list.txt", lines, **options).train
+        assert by_class(train) == {2: "2", 11: "1"} and train.lines == (1, 2)
+
+
+def test_a_pattern_numbers_both_splits_alike(tmp_path):
+    for name in ("train/a_0", "train/b_1", "train/c_2", "test/c_3"):
+        write(tmp_path / f"{name}.png")
+    splits = load(f"folder:{tmp_path}", label_pattern="^([a-z])_")
+    assert splits.test.labels.tolist() == [2] and splits.test.class_names == ("a", "b", "c")
+    write(tmp_path / "test" / "d_4.png")
+    with pytest.raises(UserError, match="got d too"):
+        load(f"folder:{tmp_path}", label_pattern="^([a-z])_")
+
+
+def test_names_without_the_pattern_are_named_or_left_out(ages):
+    write(ages / "left.png")
+    with pytest.raises(UserError, match=r"got 1 of 6 without:\n.*left.png\n.*--skip_bad_images"):
+        load(f"folder:{ages}", label_pattern=r"^(\d+)_")
+    train = load(f"folder:{ages}", label_pattern=r"^(\d+)_", skip_bad_images=True).train
+    assert train.skipped == 1 and values(train) == [102, 10, 35, 7, 38]
+    for skip in (False, True):
+        with pytest.raises(UserError, match=r"names of the files of .*got none in 6.*102_left.png"):
+            load(f"folder:{ages}", label_pattern="nose(.)", skip_bad_images=skip)
+
+
+@pytest.mark.parametrize("pattern", ["a", "(a)(b)", "(", "(?P<name>a)(?P<name>b)"])
+def test_a_pattern_has_one_group(ages, pattern):
+    with pytest.raises(UserError, match="one group.*--label_pattern"):
+        load(f"folder:{ages}", label_pattern=pattern)
+
+
+def test_a_pattern_needs_files(ages, tmp_path):
+    with pytest.raises(UserError, match="label_pattern, got --dataset=shapes"):
+        load("shapes", label_pattern="(a)")
+    with pytest.raises(UserError, match="label_pattern, got masks"):
+        load(f"folder:{ages}", label_pattern="(a)", masks=MaskRules())
+
+
 # -- Lists ---------------------------------------------------------------------------------------
 
 
@@ -478,7 +560,7 @@ def test_npz_is_resized_and_held_back(tmp_path):
 
 @pytest.fixture(scope="module")
 def tfds(tmp_path_factory):
-    """A folder of prepared sets as a download leaves them: `tiny`, and `uneven` sizes."""
+    """A folder of prepared sets as a download leaves them, with gray i as their image i."""
     tfds = pytest.importorskip("tensorflow_datasets")
     folder = str(tmp_path_factory.mktemp("tfds"))
 
@@ -487,23 +569,29 @@ def tfds(tmp_path_factory):
             image = np.full((sides[i % len(sides)], 8, 3), i, np.uint8)
             yield i, {"image": image, "label": i % 3 if labelled else -1}
 
-    def store(name, **splits):
+    def store(name, labels=("label",), **splits):
+        image = tfds.features.Image(shape=(None, None, 3))
+        classes = tfds.features.ClassLabel(names=["a", "b", "c"])
         tfds.dataset_builders.store_as_tfds_dataset(
             name=name,
             version="1.0.0",
             data_dir=folder,
-            split_datasets=splits,
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(None, None, 3)),
-                    "label": tfds.features.ClassLabel(names=["a", "b", "c"]),
-                }
-            ),
+            split_datasets={
+                key: (
+                    (i, {"image": e["image"], **dict.fromkeys(labels, e["label"])}) for i, e in of
+                )
+                for key, of in splits.items()
+            },
+            features=tfds.features.FeaturesDict({"image": image, **dict.fromkeys(labels, classes)}),
             disable_shuffling=True,
         )
 
     store("tiny", train=split(7), test=split(4), unlabelled=split(5, labelled=False))
     store("uneven", train=split(4, sides=(8, 10)))
+    store("three", train=split(4), test=split(3), validation=split(2))
+    store("only_test", test=split(4))
+    store("kinds", ("kind",), train=split(2))
+    store("several", ("coarse", "fine"), train=split(2))
     tfds.core.add_data_dir(folder)
     return tfds
 
@@ -516,6 +604,69 @@ def test_tfds_reads_every_split(tfds):
     assert len(splits.test) == 4
     assert values(splits.unlabelled) == list(range(5)) and splits.unlabelled.labels is None
     assert load("tfds:tiny", unlabelled=False).unlabelled is None
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "test"),
+    [
+        ("tiny:1.0.0", [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]),
+        ("tiny:1.*.*", [0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3]),
+        ("tiny:train[:2]", [0, 1], [0, 1, 2, 3]),
+        ("tiny:1.0.0:train[5:]+test[:1]", [5, 6, 0], None),  # test is trained on
+        ("tiny:train[:50%]:train[50%:]", [0, 1, 2, 3], [4, 5, 6]),
+        ("tiny::test[:-3]", [0, 1, 2, 3, 4, 5, 6], [0]),
+        ("tiny:test:train[:1]", [0, 1, 2, 3], [0]),
+        ("tiny: train[:1] + train[2:3] : test", [0, 2], [0, 1, 2, 3]),
+        ("tiny:unlabelled", [0, 1, 2, 3, 4], [0, 1, 2, 3]),
+    ],
+)
+def test_tfds_splits_by_name(tfds, name, train, test):
+    splits = load(f"tfds:{name}")
+    assert values(splits.train) == train
+    assert (splits.test and values(splits.test)) == test
+    if splits.train.labels is not None:
+        assert splits.train.labels.tolist() == [value % 3 for value in train]
+
+
+def test_tfds_images_beyond_the_split_that_is_named_are_not_trained_on(tfds):
+    assert load("tfds:tiny:train").unlabelled is None
+    assert len(load("tfds:tiny::test").unlabelled) == 5
+
+
+def test_tfds_reports_on_the_next_split_where_the_first_is_trained_on(tfds):
+    assert values(load("tfds:three:train+test").test) == [0, 1]
+    assert len(load("tfds:three").test) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tiny:nowhere", r"train \(7\), test \(4\), unlabelled \(5\).*'nowhere'.*tfds:tiny:TRAIN"),
+        ("tiny:train:nowhere", "'nowhere'"),
+        ("tiny:train[:", "format"),
+        ("tiny:train[:0]", r"without an image \('train\[:0\]'\)"),
+        ("tiny:train[5:2]", "without an image"),
+        ("tiny:train[:900]", "incompatible with 7"),
+        ("tiny:train:test:unlabelled", "tfds:NAME:TRAIN:TEST.*train.validation"),
+        ("tiny:train+test:test", "got 4 of the 4 of 'test' in 'train.test' too"),
+        ("tiny:train[:3]:train[2:5]", "got 1 of the 3"),
+        ("only_test", "test \\(4\\).*got one 'train'"),
+        ("uc_mercd", "uc_mercd"),
+        ("tiny:9.9.9", "9.9.9"),
+    ],
+)
+def test_tfds_wrong_splits_are_named(tfds, name, message):
+    with pytest.raises(UserError, match=message):
+        load(f"tfds:{name}")
+
+
+def test_tfds_labels_are_the_feature_label_or_the_only_classes(tfds):
+    train = load("tfds:kinds", need_labels=True).train
+    assert train.class_names == ("a", "b", "c") and train.labels.tolist() == [0, 1]
+    assert load("tfds:several").train.labels is None
+    wanted = r"'label'.*got coarse \(ClassLabel\), fine \(ClassLabel\), image \(Image\)"
+    with pytest.raises(UserError, match=wanted):
+        load("tfds:several", need_labels=True)
 
 
 def test_tfds_sizes_must_agree_or_be_given(tfds):

@@ -1,4 +1,4 @@
-"""Studies: what is run, what is not run twice, and the recipes that lie in configs."""
+"""Studies: what is run, what is not run twice, and those that lie in configs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from simclr_tf.cli import parse
 from simclr_tf.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 
 
@@ -38,9 +37,7 @@ def study(monkeypatch):
     return script
 
 
-def test_every_recipe_is_read_and_every_variant_of_a_study_is_a_setting():
-    for path in CONFIGS:
-        assert parse([f"--config={path}"]).task == "pretrain"
+def test_every_variant_of_a_study_is_a_setting():
     for path in STUDIES:
         asked = yaml.safe_load(path.read_text())
         assert len(asked["variants"]) > 1

@@ -17,6 +17,7 @@ from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import free_memory, name_first
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
 from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
+from simclr_tf.data.tfds_splits import choose_splits, read_wanted
 from simclr_tf.errors import UserError
 
 
@@ -268,23 +269,25 @@ def load_tfds(
     input_size: tuple[int, int],
     unlabelled: bool,
     channels: int = 3,
+    need_labels: bool = False,
     masks: MaskRules | None = None,
 ) -> Splits:
     """Reads a data set of TensorFlow Datasets into memory, downloading it where it is not prepared.
 
-    Its splits `train`, `test` (or `validation`) and `unlabelled` are used; labels where it has
-    them.
+    Its splits `train`, `test` (or `validation`) and `unlabelled` are used, or those that are named;
+    labels where it has one an image.
 
     Args:
-        name: Such as "cifar10" or "oxford_flowers102".
+        name: Such as "cifar10", "oxford_flowers102:train+validation" or "cifar10:train[:10%]:test".
         input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
-        unlabelled: Read the split `unlabelled` too, where there is one.
+        unlabelled: Read the split `unlabelled` too, where there is one and no split is named.
         channels: C of the images returned: see `to_channels`.
+        need_labels: A set without labels is an error.
         masks: Read masks, such as the feature `segmentation_mask`, instead of labels.
 
     Raises:
-        UserError: There is no such set, it cannot be downloaded, it has no masks, or its images
-            differ in size.
+        UserError: There is no such set or split, it cannot be downloaded, it has no labels or no
+            masks, or its images differ in size.
     """
     try:
         import tensorflow_datasets as tfds
@@ -293,28 +296,30 @@ def load_tfds(
             f"Expected the package tensorflow-datasets for tfds:{name}, got: {error}. "
             "pip install tensorflow-datasets"
         ) from error
-    builder = _prepared(tfds, name)
+    wanted = read_wanted(name)
+    builder = _prepared(tfds, wanted.name)
     splits = builder.info.splits
-    if "train" not in splits:
+    train, test = choose_splits(wanted, splits)
+    if need_labels and _label_feature(builder.info.features) is None:
         raise UserError(
-            f"Expected a split 'train' in tfds:{name}, got {', '.join(splits)}. Choose another set."
+            f"Expected one label an image in tfds:{wanted.name}, as the feature 'label' or as the "
+            f"only class label, got {_spell_features(builder.info.features)}. Choose another set, "
+            "or save the one you mean with its images as npz:FILE."
         )
-    test = next((s for s in ("test", "validation") if s in splits), None)
 
     def read(split: str) -> Source:
         return _read_tfds(tfds, builder, split, input_size, channels, masks)
 
+    unlabelled = unlabelled and not wanted.train and "unlabelled" in splits
     return Splits(
-        read("train"),
-        read(test) if test else None,
-        read("unlabelled") if unlabelled and "unlabelled" in splits else None,
+        read(train), read(test) if test else None, read("unlabelled") if unlabelled else None
     )
 
 
 def _prepared(tfds: Any, name: str) -> Any:
     try:
         builder = tfds.builder(name)
-    except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, ImportError) as error:
         raise UserError(
             f"Expected the name of a TensorFlow Datasets set, got {name!r} "
             f"({str(error).splitlines()[0]}). "
@@ -361,6 +366,7 @@ def _read_tfds(
             "another set."
         )
     mask_feature = None if rules is None else _mask_feature(features, name)
+    label_feature = _label_feature(features)
     images: np.ndarray = np.empty(0, np.uint8)
     masks: np.ndarray = np.empty(0, np.uint8)
     labels: list[int] = []
@@ -392,7 +398,7 @@ def _read_tfds(
             except UserError as error:
                 wrong.append(error)
         else:
-            labels.append(int(example.get("label", -1)))
+            labels.append(int(example[label_feature]) if label_feature else -1)
     if wrong:
         raise UserError(name_first(wrong))
     if mask_feature:
@@ -402,8 +408,24 @@ def _read_tfds(
         name,
         images,
         np.array(labels, np.int32) if known else None,
-        tuple(features["label"].names) if known and hasattr(features["label"], "names") else (),
+        tuple(getattr(features[label_feature], "names", None) or ()) if known else (),
     )
+
+
+def _label_feature(features: Any) -> str | None:
+    """Returns the feature that holds an image's label: `label`, or the only one of classes."""
+
+    def is_number(name: str) -> bool:
+        return features[name].shape == () and np.issubdtype(features[name].np_dtype, np.integer)
+
+    found = [name for name, feature in features.items() if hasattr(feature, "num_classes")]
+    found = ["label"] if "label" in features else found
+    return found[0] if len(found) == 1 and is_number(found[0]) else None
+
+
+def _spell_features(features: Any) -> str:
+    kinds = {name: type(feature).__name__ for name, feature in sorted(features.items())}
+    return ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
 
 
 def _mask_feature(features: Any, name: str) -> str:

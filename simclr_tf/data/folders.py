@@ -24,7 +24,9 @@ IMAGES, MASKS = "images", "masks"  # the folders of a set with masks
 Folder = Path | ArchiveFolder
 
 
-def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> Splits:
+def load_folder(
+    path: str, *, masks: bool = False, classes: bool = True, report: Report = refuse
+) -> Splits:
     """Lists the images of a folder, or of a ZIP or tar archive, without decoding any.
 
     Where there are `train` and `test` folders they are the splits, otherwise all of it is the
@@ -38,6 +40,7 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
         path: The folder or archive.
         masks: Pair the images with the files in `masks` of the same relative path but for the
             extension. There are no labels then.
+        classes: Sub-folders are the classes; off: they say nothing, and there are no labels.
         report: Called with whatever is wrong; where it returns, the file is left out.
 
     Raises:
@@ -46,10 +49,10 @@ def load_folder(path: str, *, masks: bool = False, report: Report = refuse) -> S
     """
     root, name = open_folder(path), f"folder:{path}"
     if isinstance(root, Path):
-        return _load_tree(root, name, masks, report)
+        return _load_tree(root, name, masks, classes, report)
     for problem in root.archive.problems:
         report(problem)
-    return each_split(_load_tree(root, name, masks, report), root.archive.with_members)
+    return each_split(_load_tree(root, name, masks, classes, report), root.archive.with_members)
 
 
 def open_folder(path: str) -> Folder:
@@ -75,17 +78,17 @@ def _unwrapped(root: ArchiveFolder) -> ArchiveFolder:
         root = below
 
 
-def _load_tree(root: Folder, name: str, masks: bool, report: Report) -> Splits:
+def _load_tree(root: Folder, name: str, masks: bool, classes: bool, report: Report) -> Splits:
     if masks:
         return _load_pairs(root, name, report)
     root = _images_of(root)
     folders = _split_folders(root)
     if folders is None:
-        return Splits(_list_folder(root, name, report))
+        return Splits(_list_folder(root, name, classes, report))
     train, test = folders
-    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", report)
-    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", report)
-    return Splits(train_source, _with_classes_of(train_source, test_source, report))
+    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", classes, report)
+    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", classes, report)
+    return Splits(train_source, with_classes_of(train_source, test_source, report))
 
 
 def holds_masks(path: str) -> bool:
@@ -178,12 +181,12 @@ def _by_stem(folder: Folder, files: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _list_folder(root: Folder, name: str, report: Report) -> Source:
-    named = _labels_in(root)
+def _list_folder(root: Folder, name: str, has_classes: bool, report: Report) -> Source:
+    named = _labels_in(root) if has_classes else {}
     if named:
         return _list_named(root, name, named, report)
     folders = [name for name in _sub_folders(root) if not name.startswith(".")]
-    if not folders:
+    if not folders or not has_classes:
         return Source(name, paths=_files_below(root, name))
     paths: list[str] = []
     labels: list[int] = []
@@ -281,7 +284,7 @@ def _nothing_in(folder: Folder, name: str, kind: str) -> str:
     )
 
 
-def _with_classes_of(train: Source, test: Source, report: Report) -> Source:
+def with_classes_of(train: Source, test: Source, report: Report) -> Source:
     """Numbers the test set's classes as the training set does."""
     if train.labels is None or test.labels is None:
         return dataclasses.replace(test, labels=None, class_names=())

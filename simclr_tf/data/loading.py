@@ -9,6 +9,7 @@ import numpy as np
 from simclr_tf.data.arrays import load_npz, load_tfds, npz_holds_masks, resized, to_channels
 from simclr_tf.data.files import load_lists, measure, second_column, settle
 from simclr_tf.data.folders import holds_masks, load_folder
+from simclr_tf.data.label_pattern import label_by_name
 from simclr_tf.data.mask_checks import check_masks
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import Report, refuse
@@ -26,6 +27,7 @@ def load(
     *,
     train_file_path: str = "",
     val_file_path: str = "",
+    label_pattern: str = "",
     input_size: tuple[int, int] = (0, 0),
     val_fraction: float = 0.0,
     seed: int = 0,
@@ -41,15 +43,16 @@ def load(
     """Loads a data set.
 
     Args:
-        dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME", "folder:PATH",
-            "tfrecord:PATTERN" or "npz:FILE".
+        dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME" (also with splits,
+            "tfds:NAME:TRAIN:TEST"), "folder:PATH", "tfrecord:PATTERN" or "npz:FILE".
         train_file_path: A list file that is read instead of `dataset`.
         val_file_path: The list file that is reported on.
+        label_pattern: What finds the class in a file's name: see `label_pattern.label_by_name`.
         input_size: (h, w) that images are brought to; (0, 0): their own.
         val_fraction: Share held back for testing, class by class, of a set without a test split.
         seed: Of what is drawn.
         cache: "auto", "true" or "false": whether files are decoded into memory.
-        skip_bad_images: Leave out files that do not decode.
+        skip_bad_images: Leave out files that do not decode or have no class in their names.
         need_labels: A set without labels is an error, and no unlabelled split is read.
         unlabelled: Read the images that are for pre-training only, where the set has such.
         some_labels: A list may have labels in some lines only: then they are not used.
@@ -66,15 +69,23 @@ def load(
         dataset,
         train_file_path=train_file_path,
         val_file_path=val_file_path,
+        label_pattern=label_pattern,
         need_labels=need_labels,
         num_classes=num_classes,
         masks=masks is not None,
         some_labels=some_labels,
+        skip_bad_images=skip_bad_images,
     )
     if splits is None:
         unlabelled = unlabelled and not need_labels and masks is None
         splits = _load_arrays(
-            dataset, input_size, seed, unlabelled=unlabelled, channels=channels, masks=masks
+            dataset,
+            input_size,
+            seed,
+            unlabelled=unlabelled,
+            need_labels=need_labels,
+            channels=channels,
+            masks=masks,
         )
     elif channels != 3:
         raise UserError(
@@ -106,22 +117,26 @@ def list_files(
     *,
     train_file_path: str = "",
     val_file_path: str = "",
+    label_pattern: str = "",
     need_labels: bool = False,
     num_classes: int = 0,
     masks: bool = False,
     some_labels: bool = False,
+    skip_bad_images: bool = False,
     report: Report = refuse,
 ) -> Splits | None:
     """Lists a data set's files without opening an image; None where it is no files.
 
     Args:
-        dataset: As for `load`, and so are the next four.
+        dataset: As for `load`, and so are the next five.
         train_file_path: A list.
         val_file_path: Another.
+        label_pattern: What finds the class in a file's name.
         need_labels: Every line of a list must have a label.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
         masks: Every image must have a mask.
         some_labels: As for `load`.
+        skip_bad_images: Leave out files without a class in their names.
         report: Called with each problem; where it returns, the file is left out.
 
     Raises:
@@ -132,26 +147,37 @@ def list_files(
             "Expected --train_file_path beside --val_file_path, got none. "
             "Pass both, or a --dataset."
         )
+    kind, _, rest = dataset.partition(":")
+    folder = folder_of(dataset)
+    if label_pattern and (masks or not (train_file_path or folder)):
+        raise UserError(
+            "Expected image files without masks for --label_pattern, got "
+            f"{'masks' if masks else f'--dataset={dataset}'}. Leave it out, or pass a folder:PATH "
+            "or --train_file_path."
+        )
+    splits = None
     if train_file_path:
-        return load_lists(
+        splits = load_lists(
             train_file_path,
             val_file_path,
-            need_labels=need_labels,
-            num_classes=num_classes,
+            need_labels=need_labels and not label_pattern,
+            num_classes=0 if label_pattern else num_classes,
             masks=masks,
             some_labels=some_labels,
             report=report,
         )
-    kind, _, pattern = dataset.partition(":")
-    if kind == "tfrecord":
+    elif folder:
+        splits = load_folder(folder, masks=masks, classes=not label_pattern, report=report)
+    elif kind == "tfrecord":
         if masks:
             raise UserError(
                 f"Expected a data set with masks, got {dataset}: TFRecord files are read without. "
                 "Pass a folder, an archive of one, lists or an .npz file."
             )
-        return load_records(pattern, report=report)
-    folder = folder_of(dataset)
-    return load_folder(folder, masks=masks, report=report) if folder else None
+        splits = load_records(rest, report=report)
+    if splits is None or not label_pattern:
+        return splits
+    return label_by_name(splits, label_pattern, skip=skip_bad_images, report=report)
 
 
 def folder_of(dataset: str) -> str:
@@ -178,6 +204,7 @@ def _load_arrays(
     *,
     unlabelled: bool,
     channels: int,
+    need_labels: bool,
     masks: MaskRules | None,
 ) -> Splits:
     kind, _, rest = dataset.partition(":")
@@ -188,7 +215,12 @@ def _load_arrays(
         return load_npz(str(Path(rest).expanduser()), channels=channels, masks=masks)
     name = rest if kind == "tfds" else dataset
     return load_tfds(
-        name, input_size=input_size, unlabelled=unlabelled, channels=channels, masks=masks
+        name,
+        input_size=input_size,
+        unlabelled=unlabelled,
+        need_labels=need_labels,
+        channels=channels,
+        masks=masks,
     )
 
 
@@ -210,7 +242,8 @@ def check_labels(source: Source, num_classes: int) -> None:
     if source.labels is None:
         raise UserError(
             f"Expected labels for {source.name}, got none. Sort the images into one folder a "
-            "class, or pass a list with path,label lines as --train_file_path."
+            "class, pass a list with path,label lines as --train_file_path, or say with "
+            "--label_pattern where the files' names have them."
         )
     largest = int(np.max(source.labels))
     if num_classes and largest >= num_classes:

@@ -62,6 +62,12 @@ KINDS: dict[str, Kind] = {
     "record": Kind(ERROR, "a TFRecord file is damaged from here on, or holds no images"),
     "outside name": Kind(ERROR, "a name that no folder could hold: pack the archive anew"),
     "odd name": Kind(NOTICE, "the name is no UTF-8: it is read, and shown as \\udcXX"),
+    "no label": Kind(
+        ERROR,
+        "--label_pattern finds no class in the file's name: rename it, or correct the pattern; "
+        "--skip_bad_images leaves it out",
+        skippable=True,
+    ),
     # -- files --
     "missing": Kind(ERROR, f"there is no such file: {_MEND}", skippable=True),
     "broken link": Kind(ERROR, f"the link leads nowhere: {_MEND}", skippable=True),

@@ -362,6 +362,7 @@ def load_unseen(
         config.dataset,
         train_file_path=config.train_file_path,
         val_file_path=config.val_file_path,
+        label_pattern=config.label_pattern,
         input_size=config.input_size,
         val_fraction=config.val_fraction,
         seed=config.seed,

@@ -142,9 +142,11 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         config.dataset,
         train_file_path=config.train_file_path,
         val_file_path=config.val_file_path,
+        label_pattern=config.label_pattern,
         need_labels=column == "labels" and not masked,
         num_classes=config.num_classes,
         masks=masked,
+        skip_bad_images=config.skip_bad_images,
         report=problems.append,
     )
     if splits is None:

@@ -19,7 +19,8 @@ from simclr_tf.settings import read_all, show
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
 from simclr_tf.training.run_folder import RunFolder
 
-DATA_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
+SOURCE_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
+DATA_SETTINGS = (*SOURCE_SETTINGS, "label_pattern")
 SIZE_SETTINGS = ("input_size", "crop_size")
 HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
 ENCODER_SETTINGS = (
@@ -280,11 +281,13 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
                 f"got {getattr(config, name)}. Leave out --{name}."
             )
     same = all(getattr(config, name) == getattr(trained, name) for name in DATA_SETTINGS)
-    if "seed" not in config.given and (same or config.given.isdisjoint(DATA_SETTINGS)):
+    if "seed" not in config.given and (same or config.given.isdisjoint(SOURCE_SETTINGS)):
         adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
-    if config.given.isdisjoint(DATA_SETTINGS):
+    if config.given.isdisjoint(SOURCE_SETTINGS):
         _check_data(trained, checkpoint)
-        adopted |= {name: getattr(trained, name) for name in DATA_SETTINGS}
+        # Its images may be asked for with other labels.
+        there = set(DATA_SETTINGS) - config.given
+        adopted |= {name: getattr(trained, name) for name in there}
         print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
     if config.given.isdisjoint(SIZE_SETTINGS):
         sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}

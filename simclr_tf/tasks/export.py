@@ -317,7 +317,7 @@ def _facts(origin: Origin) -> dict[str, Any]:
     facts: dict[str, Any] = {"weights": origin.weights.name}
     if origin.run is not None:
         kind, _, rest = config.dataset.partition(":")
-        own = pathlib.PurePath(rest).name
+        own = rest if kind == "tfds" else pathlib.PurePath(rest).name
         facts["data"] = "a list of files" if config.train_file_path else f"{kind}:{own}".rstrip(":")
         names = RECIPE + RECIPE_OF_TASK.get(config.task, ())
     return facts | {name: getattr(config, name) for name in names}

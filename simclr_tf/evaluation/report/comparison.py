@@ -25,7 +25,7 @@ from simclr_tf.evaluation.report.parts import (
 
 # Settings that say where a run is written, which no result depends on.
 PLACES = {"finetune_save_path", "overwrite", "resume", "compare"}
-DATA = ("dataset", "train_file_path", "val_file_path", "val_fraction")
+DATA = ("dataset", "train_file_path", "val_file_path", "label_pattern", "val_fraction")
 UNRANKED = ("Health", "Time")  # groups in which more, or less, is not better by itself
 
 

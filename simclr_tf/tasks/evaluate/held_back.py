@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simclr_tf.config import Config
 from simclr_tf.data import Source
-from simclr_tf.tasks.encoders import DATA_SETTINGS
+from simclr_tf.tasks.encoders import DATA_SETTINGS, SOURCE_SETTINGS
 
 # What is held back is drawn from the images that these settings leave, by seed and share.
 DRAWN_FROM = (*DATA_SETTINGS, "seed", "skip_bad_images", "max_pixels")
@@ -26,7 +26,7 @@ def note_on_test(config: Config, trained: Config | None, test: Source) -> str | 
     """
     if not test.name.endswith("held back") or trained is None:
         return None
-    if any(getattr(config, name) != getattr(trained, name) for name in DATA_SETTINGS):
+    if any(getattr(config, name) != getattr(trained, name) for name in SOURCE_SETTINGS):
         return None
     if not trained.val_fraction:
         return (
