@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simclr_tf.augment.colour import LUMA
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import free_memory, name_first
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
@@ -209,6 +208,8 @@ def to_channels(images: np.ndarray, channels: int, name: str) -> np.ndarray:
     if (there, channels) == (1, 3):
         return np.repeat(images, 3, axis=-1)
     if (there, channels) == (3, 1):
+        from simclr_tf.augment.colour import LUMA  # with TensorFlow, which data is had without
+
         return np.rint(images @ LUMA)[..., np.newaxis].astype(np.uint8)
     raise UserError(
         f"Expected images of --channels={channels} as {name}, got {there} channels "
