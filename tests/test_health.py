@@ -92,13 +92,16 @@ def test_the_features_of_a_constant_encoder_are_a_collapse_and_those_of_a_random
     )
 
 
-@pytest.mark.parametrize(("rate", "collapses"), [(0.05, False), (1e3, True)])
-def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, rate, collapses):
+@pytest.mark.parametrize("collapses", [False, True])
+def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, collapses):
     model, loss = tiny_simclr(), NTXent(0.5)
-    model.compile(keras.optimizers.SGD(rate), loss)
+    pixels = rng.integers(0, 256, (40, 9, 9, 3), np.uint8)
+    if collapses:  # what it is taught is one answer to all images
+        model.encoder.compile(keras.optimizers.Adam(0.1), "mse")
+        model.encoder.fit(pixels / 255.0, np.ones((40, 6)), batch_size=40, epochs=80, verbose=0)
+    model.compile(keras.optimizers.SGD(0.0 if collapses else 0.05), loss)
     views = tf.data.Dataset.from_tensors(tiny_views())
-    images = from_arrays(rng.integers(0, 256, (40, 9, 9, 3), np.uint8))
-    monitor = KNNMonitor(images, images)
+    monitor = KNNMonitor(from_arrays(pixels), from_arrays(pixels))
     fit_steps(
         model,
         lambda first, last: views.repeat(last - first),
@@ -112,16 +115,20 @@ def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, 
 
 def test_the_steps_that_float16_skips_are_printed_and_in_the_results(tmp_path, monkeypatch, capsys):
     scaled = keras.optimizers.LossScaleOptimizer.__init__
-    too_large = functools.partialmethod(scaled, initial_scale=2.0**20)
+    too_large = functools.partialmethod(scaled, initial_scale=2.0**24)
     monkeypatch.setattr(keras.optimizers.LossScaleOptimizer, "__init__", too_large)
     images = np.random.default_rng(0).integers(0, 256, (72, 8, 8, 3), np.uint8)
     np.savez(tmp_path / "set.npz", x_train=images, y_train=np.arange(72) % 2)
-    flags = [f"--dataset=npz:{tmp_path / 'set.npz'}", "--freeze", "--init_weights=none"]
-    flags += ["--width_multiplier=0.0625", "--batch_size=8", "--num_epochs=2"]
-    flags += ["--precision=mixed_float16", f"--finetune_save_path={tmp_path / 'run'}"]
+    flags = [f"--dataset=npz:{tmp_path / 'set.npz'}", "--init_weights=none", "--freeze"]
+    flags += ["--width_multiplier=0.0625", "--batch_size=8", "--num_epochs=3"]
+    flags += [
+        "--include_nonlinearity",
+        "--precision=mixed_float16",
+        f"--finetune_save_path={tmp_path / 'run'}",
+    ]
     assert main.main(["--task=classification", *flags]) == 0
     skipped = json.loads((tmp_path / "run/results.json").read_text())["skipped_steps"]
-    assert 0 < skipped < 16
+    assert 0 < skipped < 24
     assert f"\n{skipped} steps skipped (float16 overflow)\n" in capsys.readouterr().out
 
 
