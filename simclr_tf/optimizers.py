@@ -66,7 +66,8 @@ class LARS(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
+        # Not `add_optimizer_variables`: Keras 3.8 has none.
+        self.velocities = [self.add_variable_from_reference(v, "velocity") for v in variables]
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
