@@ -380,7 +380,7 @@ def plot_captioned(
     for panel in panels:
         panel.set_axis_off()
     for panel, image, caption in zip(panels, images, captions, strict=False):
-        panel.imshow(_displayed(image))
+        panel.imshow(displayed(image))
         panel.set_anchor("N")  # captions of a row stand on one line
         panel.set_title(caption, fontsize=8.5, color=INK)
     _dress(figure, panels[0], title, grid=False)
@@ -467,7 +467,7 @@ def plot_histograms(
     panels = figure.subplots(rows, 1 + columns, squeeze=False, width_ratios=widths)
     for row, (left, *right) in enumerate(panels):
         own, last = histograms[row], row == rows - 1
-        left.imshow(_displayed(images[row]), interpolation="nearest")
+        left.imshow(displayed(images[row]), interpolation="nearest")
         left.set_axis_off()
         # One scale for a row. Values cut off at 0 and 1 pile up there, and may pass the top.
         top = own[..., 1:-1].max() or own.max()
@@ -607,11 +607,12 @@ def _number(value: object) -> float:
         return float("nan")
 
 
-def _displayed(image: np.ndarray) -> np.ndarray:
+def displayed(image: np.ndarray) -> np.ndarray:
     """Returns an image [H, W, C] as colours [H, W, 3]: of other channels the first, or the first
     three.
     """
     image = np.asarray(image)
+    image = image[..., np.newaxis] if image.ndim == 2 else image
     channels = image.shape[2]
     if channels != 3:
         image = image[..., :3] if channels > 3 else np.repeat(image[..., :1], 3, axis=-1)
@@ -619,7 +620,7 @@ def _displayed(image: np.ndarray) -> np.ndarray:
 
 
 def _bytes(image: np.ndarray) -> np.ndarray:
-    image = _displayed(image)
+    image = displayed(image)
     return image if image.dtype == np.uint8 else np.rint(255.0 * image).astype(np.uint8)
 
 
@@ -723,7 +724,7 @@ def _draw_grid(
             height, width = _share_of_cell(image)
             left, top = column - width / 2, middle - height / 2
             extent = (left, left + width, top + height, top)
-            axes.imshow(_displayed(image), extent=extent, interpolation="nearest")
+            axes.imshow(displayed(image), extent=extent, interpolation="nearest")
     axes.set(xlim=(-0.5, columns - 0.5), ylim=(edges[-1], 0.0), aspect="equal")
     axes.spines[:].set_visible(False)
     axes.set_yticks(middles[: len(row_titles)], row_titles)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
+import pickle
 import shutil
 import tarfile
 import zipfile
@@ -102,7 +104,7 @@ def test_a_set_in_memory_is_that_of_the_folder(folder):
 
 
 def test_the_records_of_the_images_are_the_same(folder):
-    """A run on a folder goes on with the archive of it."""
+    """What a resumed run compares sees the same images."""
     sources = (load(f"folder:{path}").train for path in (folder, pack(folder, "tar")))
     folder_record, tar_record = (record_of(s, steps_per_epoch=1, labels=True) for s in sources)
     assert folder_record == tar_record
@@ -545,3 +547,81 @@ def test_the_check_of_records_lists_what_is_wrong(tmp_path, images, capsys):
         ["damaged", "error", f"{path}/3"],
         ["duplicate", "notice", f"{path}/4"],
     ]
+
+
+def test_a_table_beside_the_splits_is_theirs(tabled):
+    rows = [
+        "file_name,label",
+        "train/0.png,x",
+        "train/1.png,y",
+        "train/sub/2.png,x",
+        "test/0.png,y",
+    ]
+    (tabled / "metadata.csv").write_text("\n".join(rows))
+    for split in ("train", "test"):
+        (tabled / split / "metadata.csv").unlink()
+    for path in (tabled, pack(tabled, "tar")):
+        splits = load_folder(str(path))
+        assert splits.train.class_names == ("x", "y")
+        assert splits.train.labels.tolist() == [0, 1, 0] and splits.test.labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_wraps_an_archive_is_no_class_and_hides_no_table(kind, tmp_path, rng):
+    flat, table = tmp_path / "flat", tmp_path / "tab"
+    for file in (flat / "0.png", flat / "1.png", table / "data/a/0.png", table / "data/b/1.png"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(rng))
+    source = load_folder(str(pack(flat, kind, wrap="flat"))).train
+    assert source.labels is None and len(source) == 2
+    (table / "metadata.csv").write_text("file_name,label\ndata/a/0.png,cat\ndata/b/1.png,cat\n")
+    for wrap in ("", "tab"):
+        assert load_folder(str(pack(table, kind, wrap=wrap))).train.class_names == ("cat",)
+
+
+def test_one_image_has_one_label(tabled):
+    (tabled / "train" / "metadata.csv").write_text("file_name,label\n0.png,a\n./0.png,b\n")
+    with pytest.raises(UserError, match="line 3: expected one label for ./0.png, got 'a' and 'b'"):
+        load_folder(str(tabled))
+
+
+def test_a_link_to_a_folder_is_not_left_out_in_silence(tmp_path, rng):
+    path = tmp_path / "links.tar"
+    with tarfile.open(path, "w") as tar:
+        add(tar, "cat/a.png", png(rng))
+        add(tar, "dogs/b.png", png(rng))
+        add(tar, "dog", type=tarfile.SYMTYPE, linkname="dogs")
+    with pytest.raises(UserError, match="links.tar/dog.*pack what it leads to"):
+        load_folder(str(path))
+
+
+def test_a_name_with_a_null_is_refused(tmp_path, rng):
+    path = tmp_path / "null.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        add(tar, "cat/a.png", png(rng))
+        info = tarfile.TarInfo("x.png")
+        info.pax_headers = {"path": "cat/b\0.png"}
+        tar.addfile(info)
+    with pytest.raises(UserError, match="no file has such a name"):
+        load_folder(str(path))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_sources_of_archives_can_be_copied(folder, kind):
+    source = load_folder(str(pack(folder, kind))).train
+    for twin in (pickle.loads(pickle.dumps(source)), copy.deepcopy(source)):
+        assert twin.paths == source.paths
+        np.testing.assert_array_equal(twin.read(0), source.read(0))
+
+
+def test_record_files_of_neither_split_and_of_odd_names(tmp_path, images, capsys):
+    for name in ("a-train", "a-test", "a-extra", "b-valid"):
+        write_records(tmp_path / f"{name}.tfrecord", [example(image=images[0], label=0)])
+    splits = load(f"tfrecord:{tmp_path}/*.tfrecord")
+    assert len(splits.train) == len(splits.test) == 1
+    said = capsys.readouterr().out
+    assert f"2 files of neither train nor test are left out, the first {tmp_path}/a-extra" in said
+    odd = tmp_path / "[1]" / "g\udcffod.tfrecord"
+    odd.parent.mkdir()
+    (tmp_path / "a-extra.tfrecord").rename(odd)
+    assert len(load(f"tfrecord:{odd}").train) == 1

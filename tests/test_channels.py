@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 import main
 from simclr_tf import data
@@ -177,7 +178,7 @@ def test_later_tasks_take_the_channels_of_the_run(task, run, arrays, tmp_path):
 
 def test_features_neighbours_and_exports_are_of_all_channels(run, tmp_path):
     of_run = f"--pretrain_save_path={run}"
-    flags = ("--with_z", "--index", f"--finetune_save_path={tmp_path / 'embedded'}")
+    flags = ("--with_z", "--index", "--projector", f"--finetune_save_path={tmp_path / 'embedded'}")
     assert main.main(["--task=embed", of_run, *flags]) == 0
     assert results_of(tmp_path / "embedded")["neighbour_label_agreement"] > 0.8
     flags = ("--protocols=knn,baselines", f"--finetune_save_path={tmp_path / 'evaluated'}")
@@ -199,24 +200,21 @@ def test_features_neighbours_and_exports_are_of_all_channels(run, tmp_path):
 
 def test_wrong_channels_are_named(run, arrays, tmp_path, capsys):
     (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "pictures" / "a.png")
     cases = {
-        f"--dataset=npz:{arrays}": "--channels=4",
-        f"--dataset=folder:{tmp_path / 'pictures'}": "",
+        (f"--dataset=npz:{arrays}",): "Pass --channels=4",
+        (
+            f"--dataset=folder:{tmp_path / 'pictures'}",
+            "--channels=1",
+        ): "--channels=3 of image files",
     }
-    for flag, remedy in cases.items():
-        assert main.main(["--task=pretrain", flag, f"--pretrain_save_path={tmp_path / 'x'}"]) == 2
+    for flags, remedy in cases.items():
+        folder = f"--pretrain_save_path={tmp_path / 'x'}"
+        assert main.main(["--task=pretrain", *flags, folder]) == 2
         assert remedy in capsys.readouterr().err
     flags = (f"--pretrain_save_path={run}", "--channels=3", f"--dataset=npz:{arrays}")
     assert main.main(["--task=classification", *flags, f"--finetune_save_path={tmp_path}/c"]) == 2
     assert "Expected --channels=4" in capsys.readouterr().err
-
-
-def test_files_are_of_three_channels(tmp_path):
-    from PIL import Image
-
-    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match="--channels=3 of image files"):
-        data.load(f"folder:{tmp_path}", channels=1)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -14,10 +14,12 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from tiny import policy, tiny_simclr, tiny_views
 
+from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.losses import NTXent
 from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.schedules import WarmupCosine
+from simclr_tf.tasks.encoders import pretrained_source
 from simclr_tf.training.checkpoints import (
     Checkpoints,
     fault_of,
@@ -280,6 +282,8 @@ def test_what_a_reader_has_picked_stays_though_the_run_drops_it(tmp_path, monkey
     assert not first.exists()
     for _ in range(2):  # the encoder, then the projection head
         assert read_arrays(first)["a"] == 1.0
+    named = Config(init_weights=str(first))  # as an evaluation hands it to its fine-tuning
+    assert pretrained_source(named) == first
     good, steps = reader.newest_good, iter(range(3, 14))
 
     def dropped_at_once():

@@ -14,9 +14,11 @@ from types import ModuleType, SimpleNamespace
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
+from simclr_tf.training.tensorboard import Profile
 from simclr_tf.training.tracking import Tracking, _numbers_in
 
 STEPS, EPOCHS = 7, 4  # 28 steps: a profile of 10 to 20 begins and ends within an epoch
@@ -122,7 +124,7 @@ def test_a_run_and_its_resumption_are_one_run_of_the_tracker(data, tmp_path, wan
     assert [entry[1] for entry in wandb if entry[0] == "epoch"] == [2, 3]
 
     del wandb[:]
-    Tracking("wandb", folder).callback({}, first_step=0)  # from the beginning: another run
+    Tracking("wandb", folder).begin({}, resumed=False)  # from the beginning: another run
     assert wandb[0][1]["id"] is None
 
 
@@ -135,15 +137,70 @@ def test_a_run_that_breaks_off_is_closed_as_such(data, tmp_path, wandb, monkeypa
     assert kinds(wandb) == ["init", "step", "finish"] and wandb[-1] == ("finish", 1)
 
 
-def test_a_tracker_that_does_not_take_the_run_is_named(data, tmp_path, wandb, monkeypatch, capsys):
+def test_a_tracker_that_does_not_take_the_run_is_named_and_costs_no_earlier_one(
+    data, tmp_path, wandb, monkeypatch, capsys
+):
     def refuse(**arguments):
         raise RuntimeError("no API key configured")
 
     monkeypatch.setattr(sys.modules["wandb"], "init", refuse)
-    assert pretrain(data, tmp_path / "run", "--tracker=wandb") == 2
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("checkpoints/step-000000001.safetensors", "results.json"):
+        (folder / name).write_text("an earlier run's")
+    assert pretrain(data, folder, "--tracker=wandb", "--overwrite") == 2
     error = capsys.readouterr().err
     assert "--tracker=wandb" in error and "no API key configured" in error
     assert "WANDB_MODE=offline" in error and "Traceback" not in error
+    assert (folder / "checkpoints/step-000000001.safetensors").exists()
+    assert (folder / "results.json").read_text() == "an earlier run's"
+
+
+def test_what_fails_later_costs_the_run_nothing(tmp_path, wandb, capsys):
+    tracking = Tracking("wandb", tmp_path)
+    tracking.begin({}, resumed=False)
+
+    def fail(*_):
+        raise ConnectionError("the server is gone")
+
+    tracking._tracker.report = fail
+    tracking._tracker.end = lambda finished: fail()
+    with tracking.until_the_end():
+        tracking.report({"config": {}, "accuracy": 0.5})
+    said = capsys.readouterr().out
+    assert said.count("--tracker=wandb failed: the server is gone") == 2
+
+
+def test_mlflow_is_told_settings_once_and_names_that_it_takes(tmp_path, monkeypatch):
+    told = []
+
+    def note(kind):
+        return lambda *found, **named: (
+            told.append((kind, *found, named)) or SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+        )
+
+    names = ("set_experiment", "start_run", "log_params", "log_metrics", "end_run")
+    for module, content in (
+        ("mlflow", {name: note(name) for name in names}),
+        ("mlflow.keras", {"MlflowCallback": lambda: "callback"}),
+    ):
+        made = ModuleType(module)
+        vars(made).update(content)
+        monkeypatch.setitem(sys.modules, module, made)
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for resumed in (False, True):
+        tracking = Tracking("mlflow", tmp_path)
+        with tracking.until_the_end():
+            tracking.begin({"batch_size": 4}, resumed=resumed)
+            tracking.keep_name()
+            assert tracking.callback(0) == "callback"
+            tracking.report({"config": {}, "classes": {"tench, Tinca tinca": 3}})
+    begun = [entry[-1] for entry in told if entry[0] == "start_run"]
+    assert [found["run_id"] for found in begun] == [None, "r1"]
+    assert [entry[1] for entry in told if entry[0] == "log_params"] == [{"flag.batch_size": 4}]
+    assert ("log_metrics", {"final.classes.tench_ Tinca tinca": 3.0}, {}) in told
+    assert [entry[1] for entry in told if entry[0] == "end_run"] == ["FINISHED"] * 2
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
@@ -163,15 +220,18 @@ def test_numbers_within_others_are_told_by_both_names():
 
 def test_mlflow_has_settings_epochs_and_results(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
+    monkeypatch.chdir(tmp_path)  # where its artifacts go
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
         monkeypatch.delenv(name, raising=False)
-    for _ in range(2):  # begun, and gone on with
+    for resumed in (False, True):
         tracking = Tracking("mlflow", tmp_path)
         with tracking.until_the_end():
+            tracking.begin({"batch_size": 4}, resumed=resumed)
+            tracking.keep_name()
             model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
             model.compile("sgd", "mse")
-            callback = tracking.callback({"batch_size": 4}, 1 if _ else 0)
+            callback = tracking.callback(first_step=int(resumed))
             model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
             tracking.report({"config": {}, "accuracy": 0.5})
     name = json.loads((tmp_path / "tracker.json").read_text())["mlflow"]
@@ -183,11 +243,13 @@ def test_mlflow_has_settings_epochs_and_results(tmp_path, monkeypatch):
 def test_wandb_has_settings_epochs_and_results(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="wandb is not installed")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.chdir(tmp_path)  # where its files go
     tracking = Tracking("wandb", tmp_path)
     with tracking.until_the_end():
+        tracking.begin({"batch_size": 4}, resumed=False)
         model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
         model.compile("sgd", "mse")
-        callback = tracking.callback({"batch_size": 4}, 0)
+        callback = tracking.callback(first_step=0)
         model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
         tracking.report({"config": {}, "accuracy": 0.5})
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
@@ -204,6 +266,28 @@ def histograms_of(folder: Path) -> list[str]:
 
 def profiles_of(folder: Path) -> list[Path]:
     return list((folder / "tensorboard").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize(("together", "first", "last"), [(1, 10, 20), (10, 10, 20), (4, 12, 20)])
+def test_a_profile_is_of_the_steps_10_to_20(together, first, last, tmp_path, monkeypatch):
+    told = []
+    profiler = SimpleNamespace(
+        start=lambda path: told.append(model.trained_steps),
+        stop=lambda: told.append(model.trained_steps),
+    )
+    monkeypatch.setattr(tf.profiler, "experimental", profiler)
+    model = SimpleNamespace(trained_steps=100)
+    profile = Profile(SimpleNamespace(tensorboard=tmp_path))
+    profile.set_model(model)
+    for _ in range(2):  # `fit` may be called for each part of a run
+        profile.on_train_begin()
+        for _ in range(4):
+            model.trained_steps += together
+            profile.on_train_batch_end(0)
+    for _ in range(30):
+        model.trained_steps += together
+        profile.on_train_batch_end(0)
+    assert told == [100 + first, 100 + last]
 
 
 def test_tensorboard_has_views_numbers_histograms_and_a_profile(data, tmp_path):

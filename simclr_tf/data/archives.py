@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import functools
+import os
 import posixpath
 import stat
 import tarfile
@@ -73,10 +74,11 @@ class Archive:
                 continue
             above, _, name = path.rpartition("/")
             self._add_folder(above).files.add(name)
-            make = _followed(entries, entry) or _unreadable(
-                container, errno.ELOOP, "a link to what is no file in the archive"
-            )
+            fault = "a link to what is no file in the archive"
+            make = _followed(entries, entry) or _unreadable(container, errno.ELOOP, fault)
             self.members[path] = make(path)
+            if isinstance(self.members[path], Unreadable) and not os.path.splitext(name)[1]:
+                problems.append(Problem("outside name", path, f"{fault}: pack what it leads to"))
 
     def _add_folder(self, path: str) -> _Folder:
         if path not in self.folders:
@@ -154,6 +156,8 @@ def _list(container: Container) -> Archive:
         fault = ""
         if name.startswith("/") or ".." in parts:
             fault = "it leads out of the archive"
+        elif "\0" in name:
+            name, fault = name.replace("\0", "\\0"), "no file has such a name"
         elif len(name) > _MOST_BYTES or len(parts) > _MOST_FOLDERS:
             name, fault = f"{name[:80]}...", "no system has names as long"
         if fault:

@@ -39,6 +39,7 @@ def load_lists(
     num_classes: int,
     masks: bool = False,
     some_labels: bool = False,
+    labels: bool = True,
     report: Report = refuse,
 ) -> Splits:
     """Reads list files: one image a line, `path`, `path,label` or `path,mask`.
@@ -55,6 +56,7 @@ def load_lists(
         masks: Every line must have the path of a mask.
         some_labels: Where some lines have a label, the others need none: a note says that all are
             taken as images without labels.
+        labels: Off: a column of labels is left aside like any other.
         report: Called with every line that is wrong; where it returns, the line is left out.
 
     Raises:
@@ -66,7 +68,7 @@ def load_lists(
         if masks:
             return _read_pairs(Path(path), wrong.append)
         cells = _read_cells(Path(path))
-        required = need_labels or _kind_of_column(cells) == "labels"
+        required = need_labels or (labels and _kind_of_column(cells) == "labels")
         if required and some_labels and _name_unlabelled(path, cells):
             required = False
         return _read_list(Path(path), cells, required, num_classes, wrong.append)

@@ -66,16 +66,13 @@ def open_folder(path: str) -> Folder:
 
 
 def _unwrapped(root: ArchiveFolder) -> ArchiveFolder:
-    """Returns the folder below those that hold nothing but one with folders in it."""
+    """Returns the folder below those that hold nothing but another one."""
     while True:
         _, folders, files = next(root.walk())
         folders = [name for name in folders if not name.startswith(".")]
-        if len(folders) != 1 or any(map(is_image_name, files)):
+        if len(folders) != 1 or TABLE in files or any(map(is_image_name, files)):
             return root
-        below = root / folders[0]
-        if not _sub_folders(below):
-            return root
-        root = below
+        root = root / folders[0]
 
 
 def _load_tree(root: Folder, name: str, masks: bool, classes: bool, report: Report) -> Splits:
@@ -83,12 +80,18 @@ def _load_tree(root: Folder, name: str, masks: bool, classes: bool, report: Repo
         return _load_pairs(root, name, report)
     root = _images_of(root)
     folders = _split_folders(root)
+    named = _labels_in(root) if classes else {}
     if folders is None:
-        return Splits(_list_folder(root, name, classes, report))
-    train, test = folders
-    train_source = _list_folder(_images_of(root / train), f"{name} ({train})", classes, report)
-    test_source = _list_folder(_images_of(root / test), f"{name} ({test})", classes, report)
-    return Splits(train_source, with_classes_of(train_source, test_source, report))
+        return Splits(_list_folder(root, name, named, classes, report))
+
+    def split(folder: str) -> Source:
+        own = _labels_in(root / folder) if classes else {}
+        for below in (path for path in named if path.startswith(f"{folder}/")):
+            own.setdefault(below.removeprefix(f"{folder}/"), named[below])
+        return _list_folder(_images_of(root / folder), f"{name} ({folder})", own, classes, report)
+
+    train, test = map(split, folders)
+    return Splits(train, with_classes_of(train, test, report))
 
 
 def holds_masks(path: str) -> bool:
@@ -181,8 +184,10 @@ def _by_stem(folder: Folder, files: tuple[str, ...]) -> dict[str, list[str]]:
     return found
 
 
-def _list_folder(root: Folder, name: str, has_classes: bool, report: Report) -> Source:
-    named = _labels_in(root) if has_classes else {}
+def _list_folder(
+    root: Folder, name: str, named: dict[str, str], has_classes: bool, report: Report
+) -> Source:
+    """Lists the images of a split: with the classes that `named` gives, or by sub-folders."""
     if named:
         return _list_named(root, name, named, report)
     folders = [name for name in _sub_folders(root) if not name.startswith(".")]

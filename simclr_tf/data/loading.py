@@ -90,7 +90,8 @@ def load(
     elif channels != 3:
         raise UserError(
             f"Expected --channels=3 of image files, which are decoded to colour, got {channels}. "
-            "Save the images as arrays for --dataset=npz:FILE, or leave the flag out."
+            "Leave the flag out; for an encoder that was trained on so many channels, save the "
+            "images as arrays for --dataset=npz:FILE."
         )
 
     def ready(source: Source) -> Source:
@@ -161,7 +162,8 @@ def list_files(
             train_file_path,
             val_file_path,
             need_labels=need_labels and not label_pattern,
-            num_classes=0 if label_pattern else num_classes,
+            labels=not label_pattern,
+            num_classes=num_classes,
             masks=masks,
             some_labels=some_labels,
             report=report,

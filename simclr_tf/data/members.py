@@ -66,6 +66,9 @@ class Member(str):
         member.container, member.start, member.size = container, start, size
         return member
 
+    def __getnewargs_ex__(self) -> tuple[tuple, dict[str, Any]]:  # to be pickled and copied
+        return (str(self), self.container, self.start, self.size), {}
+
     def open(self) -> BinaryIO:
         """Returns the bytes as a file of their own; raises OSError or ValueError, zlib.error."""
         return io.BufferedReader(_Range(self))
@@ -100,6 +103,10 @@ class ZipMember(Member):
         member.packed, member.crc, member.deflated = packed, crc, deflated
         return member
 
+    def __getnewargs_ex__(self) -> tuple[tuple, dict[str, Any]]:
+        arguments, _ = super().__getnewargs_ex__()
+        return arguments, {"packed": self.packed, "crc": self.crc, "deflated": self.deflated}
+
     def open(self) -> BinaryIO:
         header = self.container.read(self.start, _ZIP_HEADER)
         if len(header) < _ZIP_HEADER or header[:4] != b"PK\x03\x04":
@@ -127,6 +134,9 @@ class Unreadable(Member):
         member = cast(Unreadable, super().__new__(cls, name, container, 0, 0))
         member.fault = fault
         return member
+
+    def __getnewargs_ex__(self) -> tuple[tuple, dict[str, Any]]:
+        return (str(self), self.container, self.fault), {}
 
     def open(self) -> BinaryIO:
         raise OSError(*self.fault)

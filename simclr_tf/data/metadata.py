@@ -35,7 +35,12 @@ def read_labels(path: str) -> dict[str, str]:
                         f"{path} line {rows.line_num}: expected {_FILE} and {_LABEL}, got "
                         f"{name or ''!r} and {label or ''!r}. Complete the line."
                     )
-                labels[name.removeprefix("./")] = label
+                known = labels.setdefault(name.removeprefix("./"), label)
+                if known != label:
+                    raise UserError(
+                        f"{path} line {rows.line_num}: expected one label for {name}, got "
+                        f"{known!r} and {label!r}. Remove one of the lines."
+                    )
     except UserError:
         raise
     # A member of an archive may be damaged in any way.

@@ -49,7 +49,8 @@ def load_records(pattern: str, *, report: Report = refuse) -> Splits:
         UserError: There are no such files, or one is damaged or holds no images.
     """
     name = f"tfrecord:{pattern}"
-    found = glob.glob(os.path.expanduser(pattern), recursive=True)
+    path = os.path.expanduser(pattern)  # of one file, it may hold what is special in patterns
+    found = [path] if os.path.isfile(path) else glob.glob(path, recursive=True)
     files = sorted(path for path in found if os.path.isfile(path))
     if not files:
         raise UserError(
@@ -63,6 +64,13 @@ def load_records(pattern: str, *, report: Report = refuse) -> Splits:
     if not test or TRAIN_FOLDER not in of_split:
         train = _read(files, report)
         return _share_classes(_source(name, train), None, train)
+    rest = [file for split in of_split.keys() - {TRAIN_FOLDER, test} for file in of_split[split]]
+    if rest:
+        print(
+            f"{len(rest)} files of neither {TRAIN_FOLDER} nor {test} are left out, the first "
+            f"{min(rest)}",
+            flush=True,
+        )
     train, tested = (_read(of_split[split], report) for split in (TRAIN_FOLDER, test))
     return _share_classes(
         _source(f"{name} ({TRAIN_FOLDER})", train),
@@ -94,7 +102,7 @@ def _index(file: str) -> tuple[list[_Record], Problem | None]:
     try:
         container = Container.at(file)
         # The reader checks length and content of each record by their CRC-32C.
-        for content in tf.data.TFRecordDataset(file).as_numpy_iterator():
+        for content in tf.data.TFRecordDataset(os.fsencode(file)).as_numpy_iterator():
             start = place + _BEFORE
             records.append(_record(f"{file}/{len(records)}", content, container, start))
             place = start + len(content) + _AFTER

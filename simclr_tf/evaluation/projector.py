@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from simclr_tf.writing import write_whole
 
 MOST_POINTS = 10_000  # the projector draws no more in a browser with ease
 SPRITE_SIDE = 8192  # pixels that it takes of the picture of all thumbnails, at most
@@ -38,22 +39,28 @@ def write_projector(
         thumbnail: (row, side) -> the picture of a point, uint8 [side, side, 3].
     """
     folder.mkdir(parents=True, exist_ok=True)
-    np.savetxt(folder / FEATURES, features, fmt="%.5g", delimiter="\t")
-    with open(folder / METADATA, "w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONE)
-        if len(columns) > 1:  # one column alone has no heading, by the projector's rules
-            table.writerow(columns)
-        table.writerows(
-            [_plain(text) for text in row] for row in zip(*columns.values(), strict=True)
-        )
     side = thumbnail_side(len(features))
-    across = math.ceil(math.sqrt(len(features)))
-    sprite = np.zeros((across * side, across * side, 3), np.uint8)
-    for row in range(len(features)):
-        y, x = (side * place for place in divmod(row, across))
-        sprite[y : y + side, x : x + side] = thumbnail(row, side)
-    Image.fromarray(sprite).save(folder / SPRITE)
-    (folder / CONFIG).write_text(
+
+    def save_features(path: Path) -> None:
+        with open(path, "wb") as file:  # savetxt would take the name for one without .gz
+            np.savetxt(file, features, fmt="%.5g", delimiter="\t")
+
+    def save_metadata(path: Path) -> None:
+        rows = zip(*columns.values(), strict=True)
+        # One column alone has no heading, by the projector's rules.
+        lines = [tuple(columns)] * (len(columns) > 1) + [tuple(map(_plain, row)) for row in rows]
+        text = "".join("\t".join(cells) + "\n" for cells in lines)
+        path.write_text(text, encoding="utf-8")
+
+    def save_sprite(path: Path) -> None:
+        across = math.ceil(math.sqrt(len(features)))
+        sprite = np.zeros((across * side, across * side, 3), np.uint8)
+        for row in range(len(features)):
+            y, x = (side * place for place in divmod(row, across))
+            sprite[y : y + side, x : x + side] = thumbnail(row, side)
+        Image.fromarray(sprite).save(path, "PNG")
+
+    config = (
         "embeddings {\n"
         '  tensor_name: "h"\n'
         f'  tensor_path: "{FEATURES}"\n'
@@ -62,6 +69,10 @@ def write_projector(
         f"single_image_dim: {side} }}\n"
         "}\n"
     )
+    write_whole(folder / FEATURES, save_features)
+    write_whole(folder / METADATA, save_metadata)
+    write_whole(folder / SPRITE, save_sprite)
+    write_whole(folder / CONFIG, lambda path: path.write_text(config))
 
 
 def _plain(text: str) -> str:

@@ -566,7 +566,7 @@ def begin_or_resume(
     Raises:
         UserError: There is nothing to resume that fits, or a worker runs something else.
     """
-    step = _begin_or_resume(run.config, run.folder, variables, plan, first_row) if run.leads else 0
+    step = _begin_or_resume(run, variables, plan, first_row) if run.leads else 0
     same = {k: v for k, v in run.config.to_dict().items() if k not in FREE_ON_RESUME}
     steps = plan.steps_per_epoch if plan else 0
     fingerprint = zlib.crc32(repr((sorted(same.items()), steps)).encode())
@@ -574,20 +574,34 @@ def begin_or_resume(
 
 
 def _begin_or_resume(
-    config: Config,
-    folder: RunFolder,
-    variables: Variables,
-    plan: Plan | None,
-    first_row: Callable[[], dict[str, float]],
+    run: Run, variables: Variables, plan: Plan | None, first_row: Callable[[], dict[str, float]]
 ) -> int:
+    config, folder = run.config, run.folder
     if config.resume:
         _check_resumed(config, folder)
         if plan:
             check_same_images(folder.data(), plan.images, folder)
     if variables:
         check_room(config, folder, variables)
+    if run.tracking is not None:
+        run.tracking.begin(config.to_dict(), resumed=config.resume)
     if config.resume:
-        return _resume(folder, variables, plan)
+        step = _resume(folder, variables, plan)
+    else:
+        step = 0
+        _begin(config, folder, plan, first_row)
+    if run.tracking is not None:
+        run.tracking.keep_name()
+    return step
+
+
+def _begin(
+    config: Config,
+    folder: RunFolder,
+    plan: Plan | None,
+    first_row: Callable[[], dict[str, float]],
+) -> None:
+    """Replaces what lay in the folder, and writes what is known before the first step."""
     if config.overwrite:
         folder.clear()
     # What is written must not, read back with --config, resume or overwrite by itself.
@@ -596,7 +610,6 @@ def _begin_or_resume(
     row = first_row()
     if row:
         folder.add_row({"epoch": 0, "step": 0, **row})
-    return 0
 
 
 def _resume(folder: RunFolder, variables: Variables, plan: Plan | None) -> int:
@@ -674,7 +687,7 @@ def train(
     if config.profile:
         write.insert(0, Profile(run.folder))
     if run.tracking is not None:
-        write.insert(0, run.tracking.callback(config.to_dict(), first_step))
+        write.insert(0, run.tracking.callback(first_step))
     started = time.monotonic()
     try:
         fit_steps(
@@ -728,6 +741,7 @@ def _check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | Non
             f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
             "the run began with."
         )
+    began = {"channels": 3, "label_pattern": ""} | began  # of runs before there were these
     for each in (began, now):
         each["normalize_input"] = normalization(str(each.get("normalize_input", "auto")))
     changed = [

@@ -217,7 +217,7 @@ def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> str:
 
     def thumbnail(point: int, side: int) -> np.ndarray:
         source, index = places[rows[point]]
-        return resize_to_fill(source.read(index), (side, side))
+        return plots.displayed(resize_to_fill(source.read(index), (side, side)))
 
     names = _columns_of(sources)
     columns = {

@@ -16,7 +16,13 @@ from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_t
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.settings import read_all, show
-from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays, restore
+from simclr_tf.training.checkpoints import (
+    Checkpoints,
+    is_held,
+    named_variables,
+    read_arrays,
+    restore,
+)
 from simclr_tf.training.run_folder import RunFolder
 
 SOURCE_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
@@ -118,7 +124,7 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
                 "Pass the folder of a pre-training run or a file of weights."
             )
         return found
-    if not path.exists():
+    if not path.exists() and not is_held(path):
         raise UserError(
             f"Expected a file or run folder at --init_weights={path}, got nothing. "
             "Correct the path, or pass --init_weights=none to start from random weights."

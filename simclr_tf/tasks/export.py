@@ -22,7 +22,7 @@ from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 
 CARD = "README.md"
-PARTIAL = ".partial-"  # how the name of the folder begins that an export is written in
+PARTIAL = ".simclr_tf-export-"  # how the name of the folder begins that an export is written in
 # What the card tells of a run. Paths stay out of it: a card is for others.
 RECIPE = (
     "task",

@@ -233,6 +233,11 @@ def _hold(path: pathlib.Path) -> bool:
     return path in _held
 
 
+def is_held(path: pathlib.Path) -> bool:
+    """Tells whether a file can be read though it may have been removed."""
+    return path in _held
+
+
 def _content_of(path: pathlib.Path) -> bytes:
     try:
         return path.read_bytes()

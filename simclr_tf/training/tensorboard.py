@@ -110,27 +110,35 @@ class Profile(keras.callbacks.Callback):
         super().__init__()
         self.path = folder.tensorboard
         self._first: int | None = None  # step that the process began with
-        self._runs = False
-        self._done = False
+        self._state = "waits"
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        if self._first is None:
+            self._first = self.model.trained_steps
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        step = self.model.trained_steps
-        if self._first is None:
-            self._first = step - 1
-        taken = step - self._first
-        if self._runs and taken >= PROFILED[1]:
+        taken = self.model.trained_steps - (self._first or 0)
+        if self._state == "runs" and taken >= PROFILED[1]:
             self._stop()
-        elif not self._runs and not self._done and taken >= PROFILED[0]:
-            tf.profiler.experimental.start(str(self.path))
-            self._runs = True
+        elif self._state == "waits" and taken >= PROFILED[0]:
+            self._start()
 
     def on_train_end(self, logs: Logs = None) -> None:
         self._stop()
 
+    def _start(self) -> None:
+        try:
+            tf.profiler.experimental.start(str(self.path))
+        except TypeError:  # of all that writes events, the profiler alone takes text
+            print(f"no profile: {str(self.path)!a} is no UTF-8", flush=True)
+            self._state = "done"
+            return
+        self._state = "runs"
+
     def _stop(self) -> None:
-        if self._runs:
+        if self._state == "runs":
             tf.profiler.experimental.stop()
-            self._runs, self._done = False, True
+            self._state = "done"
             print(f"profile in {self.path}", flush=True)
 
 

@@ -13,6 +13,7 @@ import json
 import numbers
 import os
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ from simclr_tf.writing import write_whole
 
 PROJECT = "simclr_tf"  # where the tracker's own settings name none
 NAME_THERE = "tracker.json"  # in the run folder: what a resumed run is known by
+OTHERS = re.compile(r"[^A-Za-z0-9_\-. /]")  # characters that MLflow takes in no name
 
 
 class Tracker(Protocol):
@@ -42,7 +44,7 @@ class Tracker(Protocol):
 
 
 class WeightsAndBiases:
-    """`wandb`, whose files go to the run folder."""
+    """`wandb`."""
 
     def __init__(self) -> None:
         self._wandb = importlib.import_module("wandb")
@@ -53,7 +55,6 @@ class WeightsAndBiases:
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=path.name,
-            dir=path,
             config=dict(settings),
             id=known,
             resume="allow",
@@ -89,7 +90,8 @@ class MLflow:
         return self._keras.MlflowCallback()
 
     def report(self, results: Mapping[str, float]) -> None:
-        self._mlflow.log_metrics({f"final.{name}": value for name, value in results.items()})
+        names = {name: OTHERS.sub("_", f"final.{name}") for name in results}
+        self._mlflow.log_metrics({names[name]: value for name, value in results.items()})
 
     def end(self, *, finished: bool) -> None:
         self._mlflow.end_run("FINISHED" if finished else "KILLED")
@@ -99,7 +101,10 @@ TRACKERS: dict[str, type[Tracker]] = {"wandb": WeightsAndBiases, "mlflow": MLflo
 
 
 class Tracking:
-    """A run's tracker, opened where something is first written to it.
+    """A run's tracker.
+
+    What it refuses it refuses in `begin`, before anything is done; what goes wrong later is said,
+    and costs the run nothing.
 
     Args:
         name: One of `TRACKERS`.
@@ -113,22 +118,38 @@ class Tracking:
         self.name = name
         self.path = path
         self._tracker = _make_tracker(name)
-        self._open = False
+        self._known_as: str | None = None
 
-    def callback(self, settings: Mapping[str, Any], first_step: int) -> keras.callbacks.Callback:
-        """Returns the callback that writes down each epoch of a run that goes on at `first_step`.
+    def begin(self, settings: Mapping[str, Any], *, resumed: bool) -> None:
+        """Opens the tracker's run; that of the run folder again, where this one is resumed.
 
         Raises:
             UserError: The tracker does not take the run.
         """
-        self._begin(settings, resumed=first_step > 0)
+        try:
+            known = self._read_name() if resumed else None
+            self._known_as = self._tracker.begin(self.path, known, settings)
+        except Exception as error:  # what a tracker raises is its own
+            raise UserError(
+                f"Expected --tracker={self.name} to take the run, got: {error}. Log in to it, "
+                "choose another place by its own settings (WANDB_MODE=offline, "
+                "MLFLOW_TRACKING_URI), or leave the flag out."
+            ) from error
+
+    def keep_name(self) -> None:
+        """Writes to the run folder what the tracker calls the run."""
+        text = json.dumps({self.name: self._known_as})
+        write_whole(self.path / NAME_THERE, lambda path: path.write_text(text))
+
+    def callback(self, first_step: int) -> keras.callbacks.Callback:
+        """Returns what writes down each epoch of a run that goes on at `first_step`."""
         return self._tracker.callback(first_step)
 
     def report(self, results: Mapping[str, Any]) -> None:
         """Writes down the numbers among a run's results, as results.json has them."""
-        self._begin(results["config"], resumed=False)
         metrics = {name: found for name, found in results.items() if name != "config"}
-        self._tracker.report(dict(_numbers_in(metrics)))
+        with self._naming_what_fails():
+            self._tracker.report(dict(_numbers_in(metrics)))
 
     @contextlib.contextmanager
     def until_the_end(self) -> Iterator[None]:
@@ -138,26 +159,18 @@ class Tracking:
             yield
             finished = True
         finally:
-            if self._open:
-                self._tracker.end(finished=finished)
+            if self._known_as is not None:
+                with self._naming_what_fails():
+                    self._tracker.end(finished=finished)
 
-    def _begin(self, settings: Mapping[str, Any], *, resumed: bool) -> None:
-        if self._open:
-            return
+    @contextlib.contextmanager
+    def _naming_what_fails(self) -> Iterator[None]:
         try:
-            known = self._known() if resumed else None
-            name = self._tracker.begin(self.path, known, settings)
-        except Exception as error:  # what a tracker raises is its own
-            raise UserError(
-                f"Expected --tracker={self.name} to take the run, got: {error}. Log in to it, "
-                "choose another place by its own settings (WANDB_MODE=offline, "
-                "MLFLOW_TRACKING_URI), or leave the flag out."
-            ) from error
-        self._open = True
-        text = json.dumps({self.name: name})
-        write_whole(self.path / NAME_THERE, lambda path: path.write_text(text))
+            yield
+        except Exception as error:  # a server that is gone, a name that it does not take
+            print(f"warning: --tracker={self.name} failed: {error}", flush=True)
 
-    def _known(self) -> str | None:
+    def _read_name(self) -> str | None:
         """Returns what the tracker calls this run; None where another kept it, or none."""
         try:
             name = json.loads((self.path / NAME_THERE).read_text())[self.name]

@@ -77,6 +77,8 @@ def _classify(
             crop_area_min=subject.recipe.crop_area_min,
             overwrite=True,
             tracker="none",  # the evaluation as a whole has one
+            profile=False,
+            histograms=False,
             eval_every_epochs=0,
             save_every_epochs=epochs,
             keep_checkpoints=1,
