@@ -194,7 +194,8 @@ def test_results_tell_what_was_written(of_run, pretrained):
     assert results["view_size"] == list(SIZE)
     assert results["class_names"] == list(CLASSES)
     assert results["checkpoint"].startswith(str(pretrained))
-    assert results["files"] == ["features.npz", "neighbours.csv", "plots/neighbours.png"]
+    neighbours = ["neighbours.csv", "plots/neighbours.png"]
+    assert results["files"] == ["features.npz", *neighbours, "tensorboard/projector"]
     assert files_below(of_run) == {*results["files"], "config.yaml", "results.json"}
 
 
