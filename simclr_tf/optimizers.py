@@ -66,8 +66,7 @@ class LARS(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        # Not `add_optimizer_variables`: Keras 3.8 has none.
-        self.velocities = [self.add_variable_from_reference(v, "velocity") for v in variables]
+        (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
