@@ -175,7 +175,9 @@ def effective_rank(features: np.ndarray) -> float:
         1 for features on a line through 0, min(M, D) for features that fill all dimensions alike.
     """
     x = np.asarray(features, np.float64)
-    squares = np.linalg.eigvalsh(x.T @ x)  # [D]: cheaper than the singular values of [M, D]
+    narrow = x if len(x) >= x.shape[1] else x.T
+    # [min(M, D)]: cheaper than the singular values of [M, D]; what is left out of them is 0.
+    squares = np.linalg.eigvalsh(narrow.T @ narrow)
     values = np.sqrt(np.clip(squares, 0.0, None))
     share = values / values.sum()
     share = share[share > 0.0]

@@ -135,8 +135,9 @@ def test_uniformity_of_collapse_is_zero():
     assert metrics.uniformity(np.ones((5, 3))) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_effective_rank_is_the_entropy_of_singular_values(rng):
-    features = rng.normal(size=(30, 8)) * np.arange(1, 9)
+@pytest.mark.parametrize("count", [30, 8, 3])  # also fewer features than dimensions
+def test_effective_rank_is_the_entropy_of_singular_values(rng, count):
+    features = rng.normal(size=(count, 8)) * np.arange(1, 9)
     values = np.linalg.svd(features, compute_uv=False)
     share = values / values.sum()
     expected = math.exp(-sum(p * math.log(p) for p in share))
