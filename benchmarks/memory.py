@@ -33,7 +33,7 @@ from processes import processor
 import main as program
 from simclr_tf.data.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import fitting
 from simclr_tf.training.callbacks import Progress
 
 EPOCH, BATCH_SIZE, SIDE, TESTS = 50, 8, 16, 64
@@ -124,7 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     start = time.monotonic()
     DEPTHS[18] = ((1, 1, 1, 1), False)  # as small as the names of the stages allow
-    assembly.Progress = Gauge
+    fitting.Progress = Gauge
     with tempfile.TemporaryDirectory() as name:
         code = program.main(command(arguments.task, Path(name), arguments.steps))
     if code:

@@ -30,7 +30,7 @@ from simclr_tf.data.folders import load_folder
 from simclr_tf.data.loading import load
 from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
 from simclr_tf.errors import OutOfMemoryError, UserError
-from simclr_tf.tasks import assembly, check
+from simclr_tf.tasks import check, datasets
 
 PREVIEWS = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
 
@@ -463,7 +463,7 @@ def test_classes_that_are_hardly_meant(tmp_path, run_check, capsys, classes, kin
     code, folder = run_check(f"--dataset=folder:{tmp_path / 'set'}")
     assert code == 0 and kinds_of(folder) == kinds
     capsys.readouterr()
-    assembly.load_splits(Config.resolve(task="pretrain", dataset=f"folder:{tmp_path / 'set'}"))
+    datasets.load_splits(Config.resolve(task="pretrain", dataset=f"folder:{tmp_path / 'set'}"))
     out = capsys.readouterr().out
     assert [kind for kind in ("one class", "split as class") if f"warning: {kind}" in out] == kinds
 

@@ -22,7 +22,7 @@ import main
 from simclr_tf import plots, run_format, writing
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, disk, encoders, segmentation
+from simclr_tf.tasks import disk, encoders, fitting, segmentation
 from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.training.tensorboard import drop_points
@@ -452,9 +452,9 @@ def test_room_is_looked_for_first(tmp_path, monkeypatch, capsys, free, overwrite
 
 def test_checkpoints_that_take_long_are_named(capsys):
     config = Config.resolve(save_every_epochs=2)
-    assembly._name_slow_saving(config, 1.9, 100.0)
+    fitting._name_slow_saving(config, 1.9, 100.0)
     assert capsys.readouterr().out == ""
-    assembly._name_slow_saving(config, 5.0, 100.0)
+    fitting._name_slow_saving(config, 5.0, 100.0)
     assert "5.0 of 100.0 seconds of training (5 %): pass a larger --save_every_epochs than 2" in (
         capsys.readouterr().out
     )

@@ -14,7 +14,7 @@ from simclr_tf import run_format
 from simclr_tf.config import Config
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, fitting, resuming
 from simclr_tf.tasks.same_images import record_of
 from simclr_tf.training.run_folder import RunFolder
 
@@ -23,16 +23,16 @@ WEIGHTS = {"a": keras.Variable(1.0)}
 
 def begin(folder, config, source=None):
     """Begins a run on a source, up to a checkpoint at step 6."""
-    plan = assembly.plan_steps(config, source) if source else None
-    assembly._begin_or_resume(config, RunFolder(folder), WEIGHTS, plan, dict)
+    plan = fitting.plan_steps(config, source) if source else None
+    run = assembly.Run(config, None, RunFolder(folder), 0.0)
+    resuming.begin_or_resume(run, WEIGHTS, plan=plan)
     RunFolder(folder).checkpoints.save(WEIGHTS, step=6)
 
 
 def resume(folder, config, source):
-    plan = assembly.plan_steps(config, source)
-    return assembly._begin_or_resume(
-        config.replace(resume=True), RunFolder(folder), WEIGHTS, plan, dict
-    )
+    plan = fitting.plan_steps(config, source)
+    run = assembly.Run(config.replace(resume=True), None, RunFolder(folder), 0.0)
+    return resuming.begin_or_resume(run, WEIGHTS, plan=plan)
 
 
 def settings(folder, **changes):

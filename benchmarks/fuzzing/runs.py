@@ -21,7 +21,7 @@ from fuzzing.texts import VALUES
 from simclr_tf.config import Config
 from simclr_tf.evaluation.report import build_report, read_report
 from simclr_tf.models.heads import classifier_head
-from simclr_tf.tasks import assembly, encoders, predict
+from simclr_tf.tasks import assembly, encoders, predict, resuming
 from simclr_tf.training.checkpoints import CHECKSUM, Checkpoints, named_variables
 from simclr_tf.training.run_folder import RunFolder
 
@@ -89,7 +89,7 @@ def _resume(folder: Path) -> None:
     run = assembly.Run(config, None, RunFolder(folder), 0.0)
     run.folder.begin(resume=True, overwrite=False, flag="finetune_save_path")
     encoder, head = _network()
-    step = assembly.begin_or_resume(run, _variables(encoder, head))
+    step = resuming.begin_or_resume(run, _variables(encoder, head))
     if step != STEP or not all(row["step"] <= STEP for row in run.folder.rows):
         raise Wrong(f"step {step}, rows {run.folder.rows}")
     run.folder.add_row({"epoch": 3, "step": 3, "loss": 1.0})
@@ -98,7 +98,7 @@ def _resume(folder: Path) -> None:
 def _clear(folder: Path) -> None:
     run = assembly.Run(_config(folder, overwrite=True), None, RunFolder(folder), 0.0)
     run.folder.begin(resume=False, overwrite=True, flag="finetune_save_path")
-    assembly.begin_or_resume(run, {})
+    resuming.begin_or_resume(run, {})
 
 
 def _adopt(folder: Path) -> None:

@@ -36,7 +36,7 @@ from simclr_tf.data.loading import folder_of, list_files, offers_masks
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import ERROR, Problem
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, datasets, resuming
 from simclr_tf.writing import write_whole
 
 Size = tuple[int, int]
@@ -76,9 +76,9 @@ def _report(run: assembly.Run) -> dict[str, Any]:
     seconds = time.monotonic() - started
     errors = [p for p in problems if p.severity(skip_bad_images=skip) == ERROR]
     if not errors and config.preview:
-        assembly.view_size(config, _seen(checked.splits))  # it must be known
+        datasets.view_size(config, _seen(checked.splits))  # it must be known
 
-    assembly.begin_or_resume(run, {})
+    resuming.begin_or_resume(run, {})
     table = run.folder.path / TABLE
     write_whole(table, lambda path: write_problems(path, problems, skip_bad_images=skip))
     if not errors:
@@ -102,7 +102,7 @@ def _report(run: assembly.Run) -> dict[str, Any]:
     pictures = []
     if config.preview:
         seen = _seen(splits)
-        pictures = _draw_preview(run, seen, assembly.view_size(config, seen))
+        pictures = _draw_preview(run, seen, datasets.view_size(config, seen))
     return run.finish(
         num_train=len(splits.train),
         num_test=0 if splits.test is None else len(splits.test),
@@ -136,7 +136,7 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
     """
     masked = bool(config.mask_colors) or config.ignore_label >= 0
     masked = masked or offers_masks(config.dataset, config.train_file_path)
-    rules = assembly.mask_rules(config) if masked else None
+    rules = datasets.mask_rules(config) if masked else None
     column = second_column(config.train_file_path) if config.train_file_path else ""
     splits = list_files(
         config.dataset,
@@ -158,7 +158,7 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         known = [problem.file for problem in problems]
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
         problems += check_folder(folder, read, known)
-    view = assembly.asked_size(config)
+    view = datasets.asked_size(config)
     # Without labels or masks nothing but pre-training remains, which holds back what it is told to.
     asked = "val_fraction" in config.given
     shared = asked or splits.train.labels is not None or splits.train.has_masks
@@ -182,7 +182,7 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
     """
     try:
         # Both sides of a share held back are checked.
-        return assembly.load_unseen(config.replace(val_fraction=0.0), masks=rules)
+        return datasets.load_unseen(config.replace(val_fraction=0.0), masks=rules)
     except UnreadableArchive:
         raise
     except UserError:
@@ -204,7 +204,7 @@ def _hint(errors: Sequence[Problem]) -> str:
 def _describe(checked: Checked) -> None:
     """Prints what there is: images, sizes and images per class."""
     for source in checked.splits.present():
-        assembly.describe_data(source)
+        datasets.describe_data(source)
         if source.labels is not None:
             print(f"  {_spell_counts(_count_classes(source))}")
     if checked.sizes > 1:
@@ -231,7 +231,7 @@ def _spell_counts(counts: dict[str, int]) -> str:
 
 def _draw_preview(run: assembly.Run, source: data.Source, size: Size) -> list[str]:
     """Draws the views into the run's folder; returns the names of the pictures."""
-    assembly.name_colour_limits(run.config)
+    datasets.name_colour_limits(run.config)
     names = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
     operations, views, colours = (run.folder.plots / name for name in names)
     recipe, seed = run.config.recipe(), run.config.seed

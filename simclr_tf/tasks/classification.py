@@ -21,7 +21,7 @@ from simclr_tf.data.pipeline import (
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
 from simclr_tf.training.distribution import scope_of
 from simclr_tf.training.execution import choose_precision
@@ -38,7 +38,7 @@ class Problem:
     """
 
     model: keras.Model
-    batches: assembly.ShardBatches
+    batches: fitting.ShardBatches
     test_batches: tf.data.Dataset
 
 
@@ -61,15 +61,15 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
-    splits = splits or assembly.load_splits(config, need_labels=True)
-    train, test = assembly.train_and_test(config, splits)
-    size = assembly.view_size(config, train)
+    splits = splits or datasets.load_splits(config, need_labels=True)
+    train, test = datasets.train_and_test(config, splits)
+    size = datasets.view_size(config, train)
     config = encoders.with_stem(config, size)
     if config.freeze and not _augments(config):
         # Written down, so that --config with this run's settings asks for the same.
         config = config.replace(**dict.fromkeys(OPERATIONS, False))
     run = dataclasses.replace(run, config=config)
-    assembly.describe_data(train, test)
+    datasets.describe_data(train, test)
     num_classes = config.num_classes or train.num_classes
     names = train.class_names
     names += tuple(map(str, range(len(names), num_classes)))
@@ -82,19 +82,19 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
             normalize=config.freeze,
         )
         classifier = keras.Sequential([encoder, head], name="classifier")
-    plan = assembly.plan_steps(config, train)
+    plan = fitting.plan_steps(config, train)
     views_dtype = run.execution.views
     assembly.name_unused(config)
-    assembly.name_colour_limits(config)
+    datasets.name_colour_limits(config)
     problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
     with scope_of(run.strategy):
         model.compile(
-            assembly.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+            fitting.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=run.execution.xla,
-            steps_per_execution=assembly.steps_per_execution(run, plan),
+            steps_per_execution=fitting.steps_per_execution(run, plan),
         )
     if run.strategy is None:
         # Under a strategy Keras makes the metrics before the first step, here only within it: too
@@ -106,10 +106,10 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
         **named_variables("classifier", head.variables),
         **numbered_variables("optimizer", model.optimizer.variables),
     }
-    step = assembly.begin_or_resume(run, variables, plan=plan)
-    origin = assembly.name_initial_weights(run, checkpoint)
+    step = resuming.begin_or_resume(run, variables, plan=plan)
+    origin = resuming.name_initial_weights(run, checkpoint)
     run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)
-    rate = assembly.train(
+    rate = fitting.train(
         run,
         model,
         problem.batches,

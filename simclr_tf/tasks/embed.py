@@ -21,7 +21,7 @@ from simclr_tf.evaluation.features import embed_each
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.evaluation.projector import MOST_POINTS, write_projector
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
 from simclr_tf.writing import write_whole
@@ -67,10 +67,10 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_run(config, checkpoint)
     sources = _load_sources(config)
-    size = assembly.view_size(config, sources["train"])
+    size = datasets.view_size(config, sources["train"])
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
-    assembly.describe_data(*sources.values())
+    datasets.describe_data(*sources.values())
     encoder = encoders.prepare_encoder(config, checkpoint)
     head = (
         encoders.load_projection_head(config, encoder.output_shape[-1], checkpoint)
@@ -79,7 +79,7 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     )
     assembly.name_unused(config)
     # From here on a run that lay in the folder is gone: what can be refused has been.
-    assembly.begin_or_resume(run, {})
+    resuming.begin_or_resume(run, {})
     for name in WRITTEN:
         (run.folder.path / name).unlink(missing_ok=True)
     print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
@@ -126,7 +126,7 @@ def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
 
 def _load_sources(config: Config) -> Sources:
     """Loads the splits that there are, in the order they are written in."""
-    splits = assembly.load_splits(config)
+    splits = datasets.load_splits(config)
     found = {name: getattr(splits, name) for name in SPLITS}
     sources = {name: source for name, source in found.items() if source is not None}
     if config.index and "test" not in sources and len(sources["train"]) < 2:

@@ -27,7 +27,7 @@ from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
 from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.models.unet import decoder_variables, unet
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
@@ -245,7 +245,7 @@ def _output_path(config: Config, trained: Trained) -> pathlib.Path:
 def _load_source(config: Config) -> data.Source:
     """Loads the images that are reported on, all where there is one set; each of its own size."""
     plain = config.replace(input_size=(0, 0), cache="false", val_fraction=0.0, num_classes=0)
-    splits = assembly.load_splits(plain, some_labels=True)
+    splits = datasets.load_splits(plain, some_labels=True)
     return splits.train if splits.test is None else splits.test
 
 
@@ -346,7 +346,7 @@ class Segmenter:
     ) -> None:
         self.trained, self.source, self.folder = trained, source, folder
         settings = trained.config
-        self.segment = make_segment(model, ignore_label=assembly.ignore_label(settings))
+        self.segment = make_segment(model, ignore_label=datasets.ignore_label(settings))
         # Of an older run, which has not written the size of its views: images at their own scale.
         self.scale_of: ScaleOf = lambda size: 1.0
         if trained.view_size is not None:

@@ -21,7 +21,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses import NTXent
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -53,18 +53,18 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     # Validation is contrastive: its images are held back below, whether there is a test set or not.
-    splits = assembly.load_splits(config.replace(val_fraction=0.0), some_labels=True)
+    splits = datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True)
     whole = splits.unlabelled if splits.unlabelled is not None else splits.train
     train, held_back = whole, None
     if config.val_fraction:
         train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
-    size = assembly.view_size(config, train)
+    size = datasets.view_size(config, train)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     services.check(train)
-    assembly.describe_data(train, held_back, splits.test)
-    assembly.name_colour_limits(config)
-    plan = assembly.plan_steps(config, train)
+    datasets.describe_data(train, held_back, splits.test)
+    datasets.name_colour_limits(config)
+    plan = fitting.plan_steps(config, train)
 
     make_views = functools.partial(
         two_views, recipe=config.recipe(), seed=config.seed, size=size, dtype=run.execution.views
@@ -76,18 +76,18 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     loss = NTXent(config.temperature, similarity=config.similarity)
     with scope_of(run.strategy):
         model = _build_model(config, augment, checkpoint)
-        optimizer = assembly.build_optimizer(config, plan, model.trainable_variables)
+        optimizer = fitting.build_optimizer(config, plan, model.trainable_variables)
         model.compile(
             optimizer,
             loss,
             jit_compile=run.execution.xla,
-            steps_per_execution=assembly.steps_per_execution(run, plan),
+            steps_per_execution=fitting.steps_per_execution(run, plan),
         )
     variables = _all_variables(model)
     monitor = _make_monitor(config, splits, size)
     validation = _validation(run, held_back, make_views)
     # From here on a run that lay in the folder is gone: what can be refused has been.
-    step = assembly.begin_or_resume(
+    step = resuming.begin_or_resume(
         run,
         variables,
         plan=plan,
@@ -116,7 +116,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     if not step:  # a run that is resumed has shown them
         show_picture(run.folder, run.folder.plots / "views.png")
     with services.named_errors():
-        rate = assembly.train(
+        rate = fitting.train(
             run,
             model,
             batches,
@@ -222,7 +222,7 @@ def _look_before_training(monitor: KNNMonitor, encoder: keras.Model) -> dict[str
 
 def _results(
     run: assembly.Run,
-    plan: assembly.Plan,
+    plan: fitting.Plan,
     monitor: KNNMonitor,
     model: SimCLR,
     images_per_second: float | None,

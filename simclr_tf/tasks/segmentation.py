@@ -27,7 +27,7 @@ from simclr_tf.evaluation.segmentation import (
 from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.pixel_losses import PixelLoss, balanced_weights
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -116,29 +116,29 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     parts = _load_parts(config)
-    size = assembly.view_size(config, parts.train)
+    size = datasets.view_size(config, parts.train)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
-    assembly.describe_data(parts.train, parts.validation, parts.test)
+    datasets.describe_data(parts.train, parts.validation, parts.test)
     names = parts.train.class_names
     encoder = encoders.prepare_encoder(config, checkpoint)
     model = unet(encoder, len(names))
-    plan = assembly.plan_steps(config, parts.train)
+    plan = fitting.plan_steps(config, parts.train)
     assembly.name_unused(config)
-    assembly.name_colour_limits(config)
+    datasets.name_colour_limits(config)
     loss = _make_loss(config, parts)
     model.compile(
-        assembly.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+        fitting.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
         loss,
         jit_compile=run.execution.xla,
-        steps_per_execution=assembly.steps_per_execution(run, plan),
+        steps_per_execution=fitting.steps_per_execution(run, plan),
     )
     weights = {
         **named_variables("encoder", encoder.variables),
         **named_variables("decoder", decoder_variables(model, encoder)),
     }
     variables = {**weights, **numbered_variables("optimizer", model.optimizer.variables)}
-    ignore_label = assembly.ignore_label(config)
+    ignore_label = datasets.ignore_label(config)
     read_size = config.input_size if config.input_size != (0, 0) else None
     trained_on = read_size or parts.train.image_size
     area_min = config.crop_area_min if config.crop else 1.0
@@ -152,9 +152,9 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
         read_size,
         scale_rule(size, trained_on=trained_on, area_min=area_min),
     )
-    step = assembly.begin_or_resume(run, variables, plan=plan)
+    step = resuming.begin_or_resume(run, variables, plan=plan)
     _name_unknown_best(run, step)
-    origin = assembly.name_initial_weights(run, checkpoint)
+    origin = resuming.name_initial_weights(run, checkpoint)
     run.folder.write_model(
         class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
     )
@@ -171,7 +171,7 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
             dtype=run.execution.views,
         )
 
-    rate = assembly.train(
+    rate = fitting.train(
         run,
         model,
         batches,
@@ -219,8 +219,8 @@ class MeanIoULine(keras.callbacks.Callback):
 
 def _load_parts(config: Config) -> Parts:
     """Loads the images with their masks, checked, and shares them out."""
-    splits = assembly.load_splits(config, masks=assembly.mask_rules(config))
-    train, test = assembly.train_and_test(config, splits)
+    splits = datasets.load_splits(config, masks=datasets.mask_rules(config))
+    train, test = datasets.train_and_test(config, splits)
     if not config.val_fraction:
         return Parts(train, None, test)
     # Of the images with labels: that the best weights are chosen takes labels too.
@@ -237,7 +237,7 @@ def _make_loss(config: Config, parts: Parts) -> PixelLoss:
         _count_pixels(config, source)
     return PixelLoss(
         len(parts.train.class_names),
-        ignore_label=assembly.ignore_label(config),
+        ignore_label=datasets.ignore_label(config),
         class_weights=_class_weights(config, counts[: len(parts.train.class_names)]),
         dice_weight=config.dice_weight,
     )
@@ -309,7 +309,7 @@ def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
 
 
 def _monitors(
-    run: assembly.Run, parts: Parts, judge: Judge, weights: Variables, plan: assembly.Plan
+    run: assembly.Run, parts: Parts, judge: Judge, weights: Variables, plan: fitting.Plan
 ) -> list[keras.callbacks.Callback]:
     if parts.validation is None:
         return []

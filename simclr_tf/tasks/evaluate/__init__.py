@@ -15,7 +15,7 @@ from typing import Any
 from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.evaluate import drawing
 from simclr_tf.tasks.evaluate.asked import PROTOCOLS, Asked, read_asked
 from simclr_tf.tasks.evaluate.baselines import measure_baselines
@@ -52,7 +52,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _evaluate(run: assembly.Run, asked: Asked) -> dict[str, Any]:
     subject, notes = _prepare(run, asked)
-    assembly.begin_or_resume(subject.run, {})
+    resuming.begin_or_resume(subject.run, {})
 
     began = time.time()
     h, rate = compute_h(subject)
@@ -83,15 +83,15 @@ def _prepare(run: assembly.Run, asked: Asked) -> tuple[Subject, list[str]]:
     trained = encoders.settings_of(checkpoint)
     if checkpoint is not None:
         config = adopt_held_back(encoders.adopt_run(config, checkpoint), trained)
-    splits = assembly.load_splits(config, need_labels=asked.needs_labels, unlabelled=False)
-    train, test = assembly.train_and_test(config, splits)
+    splits = datasets.load_splits(config, need_labels=asked.needs_labels, unlabelled=False)
+    train, test = datasets.train_and_test(config, splits)
     notes = [note_on_test(config, trained, test), _note_on_labels(config, train, test)]
     said = [note for note in notes if note]
     for note in said:
         print(f"note: {note}", flush=True)
-    size = assembly.view_size(config, train)
+    size = datasets.view_size(config, train)
     config = encoders.with_stem(config, size)
-    assembly.describe_data(train, test)
+    datasets.describe_data(train, test)
     encoder = encoders.prepare_encoder(config.replace(freeze=True), checkpoint)
     run = dataclasses.replace(run, config=config)
     return Subject(run, train, test, size, encoder, checkpoint, trained), said

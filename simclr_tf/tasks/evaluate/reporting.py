@@ -9,7 +9,7 @@ from typing import Any
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.report import build_report, read_report
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, resuming
 from simclr_tf.writing import write_whole
 
 REPORT = "report.html"
@@ -53,7 +53,7 @@ def _put_together(run: assembly.Run, folders: Sequence[pathlib.Path]) -> dict[st
             "another --finetune_save_path."
         )
     check_report(run)
-    assembly.begin_or_resume(run, {})
+    resuming.begin_or_resume(run, {})
     results = run.finish(
         compared=[str(folder) for folder in folders],
         report=REPORT,

@@ -1,0 +1,169 @@
+"""From the settings to the images of a task: splits, sizes, what is said of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import numpy as np
+
+from simclr_tf import data
+from simclr_tf.config import Config
+from simclr_tf.data.check import look_at
+from simclr_tf.data.check_report import spell_problems
+from simclr_tf.data.masks import MaskRules, read_colour_table
+from simclr_tf.data.pipeline import own_size
+from simclr_tf.data.problems import ERROR, WARNING
+from simclr_tf.errors import UserError
+
+
+def load_splits(
+    config: Config,
+    *,
+    need_labels: bool = False,
+    unlabelled: bool = True,
+    some_labels: bool = False,
+    masks: MaskRules | None = None,
+) -> data.Splits:
+    """Loads the data that the settings name, with labels or with masks where they are needed.
+
+    Raises:
+        UserError: The data is not there or not as it should be, or a sample of it does not decode.
+    """
+    splits = load_unseen(
+        config,
+        need_labels=need_labels,
+        unlabelled=unlabelled,
+        some_labels=some_labels,
+        masks=masks,
+    )
+    problems = look_at(splits, view=asked_size(config), labels=need_labels)
+    errors = [problem for problem in problems if problem.severity() == ERROR]
+    if errors:
+        raise UserError(
+            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
+            f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
+            "--skip_bad_images goes on without such files."
+        )
+    warnings = [problem for problem in problems if problem.severity() == WARNING]
+    if warnings:
+        print(f"in a sample of the images:\n{spell_problems(warnings)}", flush=True)
+    return splits
+
+
+def load_unseen(
+    config: Config,
+    *,
+    need_labels: bool = False,
+    unlabelled: bool = True,
+    some_labels: bool = False,
+    masks: MaskRules | None = None,
+) -> data.Splits:
+    """Does as `load_splits`, but looks at no sample."""
+    return data.load(
+        config.dataset,
+        train_file_path=config.train_file_path,
+        val_file_path=config.val_file_path,
+        label_pattern=config.label_pattern,
+        input_size=config.input_size,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        cache=config.cache,
+        skip_bad_images=config.skip_bad_images,
+        need_labels=need_labels,
+        unlabelled=unlabelled,
+        some_labels=some_labels,
+        num_classes=config.num_classes,
+        channels=config.channels,
+        masks=masks,
+    )
+
+
+def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:
+    """Returns the images with labels or masks to train on, a share where asked, and those reported.
+
+    Raises:
+        UserError: There are none to report on.
+    """
+    train, test = splits.train, splits.test
+    if test is None:
+        raise UserError(
+            f"Expected images to report on beside {train.name}, got none with "
+            f"--val_fraction={config.val_fraction}. Pass --val_fraction=0.1 or --val_file_path."
+        )
+    _name_shared(train, test)
+    if config.label_fraction < 1.0:
+        labels = np.zeros(len(train), np.int32) if train.labels is None else train.labels
+        chosen, _ = data.stratified_split(labels, config.label_fraction, config.seed)
+        train = dataclasses.replace(
+            train.take(chosen), name=f"{train.name}, {config.label_fraction:.3g} of the labels"
+        )
+    return train, test
+
+
+def _name_shared(train: data.Source, test: data.Source) -> None:
+    """Warns of files that are trained on and reported on."""
+    known = set(map(os.path.realpath, train.paths))
+    shared = [path for path in test.paths if os.path.realpath(path) in known]
+    if shared:
+        print(
+            f"warning: {len(shared)} of the {len(test)} images of {test.name} are trained on too, "
+            f"the first {shared[0]}: what is reported on them tells little",
+            flush=True,
+        )
+
+
+def mask_rules(config: Config) -> MaskRules:
+    """Returns what masks may hold by the settings; raises UserError for a table that is wrong."""
+    colours, names = read_colour_table(config.mask_colors) if config.mask_colors else (None, ())
+    return MaskRules(config.num_classes, ignore_label(config), colours, names)
+
+
+def ignore_label(config: Config) -> int | None:
+    """Returns the value of the pixels in masks that do not count; None where all do."""
+    return None if config.ignore_label < 0 else config.ignore_label
+
+
+def name_colour_limits(config: Config) -> None:
+    """Prints which colour operations of the settings images of such channels do not take."""
+    left_out = [
+        name
+        for name, is_on in (("saturation and hue", config.jitter), ("gray", config.colordrop))
+        if is_on
+    ]
+    if config.channels != 3 and left_out:
+        names = " and no ".join(left_out)
+        print(f"{config.channels} channels are no red, green and blue: no {names}", flush=True)
+
+
+def view_size(config: Config, source: data.Source) -> tuple[int, int]:
+    """Returns (height, width) of what the encoder is given: crop_size, input_size, or the data's.
+
+    Raises:
+        UserError: None of them is known.
+    """
+    size = asked_size(config)
+    return own_size(source) if size == (0, 0) else size
+
+
+def asked_size(config: Config) -> tuple[int, int]:
+    """Returns (height, width) of what the encoder is given by the settings; (0, 0): the data's."""
+    return config.input_size if config.crop_size == (0, 0) else config.crop_size
+
+
+def describe_data(*sources: data.Source | None) -> None:
+    """Prints what was loaded, a line each."""
+    for source in sources:
+        if source is None:
+            continue
+        size = (
+            "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
+        )
+        if source.has_masks:
+            classes = f", masks of {source.num_classes} classes"
+        elif source.labels is not None:
+            classes = f", {source.num_classes} classes"
+        else:
+            classes = ", no labels"
+        left_out = f", {source.skipped} bad images left out" if source.skipped else ""
+        print(f"{source.name}: {len(source)} images, {size}{classes}{left_out}", flush=True)

@@ -1,0 +1,195 @@
+"""From the settings to trained weights: steps, learning rate, optimiser, training."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+
+from simclr_tf import data
+from simclr_tf.config import Config
+from simclr_tf.data.pipeline import Shard, steps_per_epoch
+from simclr_tf.optimizers import make_optimizer
+from simclr_tf.schedules import WarmupCosine, scale_learning_rate
+from simclr_tf.tasks.same_images import Record, record_of
+from simclr_tf.training import distribution
+from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints
+from simclr_tf.training.checkpoints import Variables
+from simclr_tf.training.finite import StopWhereNotFinite
+from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
+from simclr_tf.training.tensorboard import Profile, TensorBoardLog
+
+if TYPE_CHECKING:  # for annotations alone
+    from simclr_tf.tasks import assembly
+
+ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
+
+SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The steps of a run and its learning rate, derived once from the settings and the data.
+
+    `images` tells the training images from others.
+    """
+
+    steps_per_epoch: int
+    last_step: int
+    schedule: WarmupCosine
+    images: Record
+
+    @property
+    def epochs(self) -> float:
+        """Epochs the run takes, a fraction where it ends within one."""
+        return self.last_step / self.steps_per_epoch
+
+
+def plan_steps(config: Config, source: data.Source) -> Plan:
+    """Derives the steps and the schedule, and prints them."""
+    epoch_steps = steps_per_epoch(source, config.batch_size)
+    total = epoch_steps * config.num_epochs
+    last = min(total, config.max_steps) if config.max_steps else total
+    peak = scale_learning_rate(config.learning_rate, config.batch_size, config.lr_scaling)
+    warmup = min(int(config.warmup_epochs * epoch_steps), total // 2)
+    if warmup < int(config.warmup_epochs * epoch_steps):
+        print(f"warm-up shortened to half of the run: {warmup} steps")
+    print(
+        f"{config.num_epochs} epochs of {epoch_steps} steps, {config.batch_size} images each; "
+        f"{config.optimizer}, peak learning rate {peak:.4g} ({config.lr_scaling} scaling of "
+        f"{config.learning_rate:g}), {warmup} steps of warm-up"
+        + (f"; ends at step {last} (--max_steps)" if last < total else ""),
+        flush=True,
+    )
+    schedule = WarmupCosine(peak, warmup_steps=warmup, total_steps=total)
+    labels = config.task != "pretrain"
+    images = record_of(source, steps_per_epoch=epoch_steps, labels=labels)
+    return Plan(epoch_steps, last, schedule, images)
+
+
+def steps_per_execution(run: assembly.Run, plan: Plan) -> int:
+    """Returns the steps that run without coming back to Python; prints where fewer than asked."""
+    asked = run.config.steps_per_execution
+    if run.strategy is not None:  # its batches do not end, so the last execution would not either
+        if asked > 1:
+            print("1 step per execution: a strategy takes its steps one by one")
+        return 1
+    chosen = choose_steps_per_execution(asked, plan.steps_per_epoch)
+    if chosen < asked:
+        print(f"{chosen} steps per execution: no more up to {asked} divide {plan.steps_per_epoch}")
+    return chosen
+
+
+def build_optimizer(
+    config: Config,
+    plan: Plan,
+    variables: list[keras.Variable],
+    *,
+    encoder: keras.Model | None = None,
+) -> keras.optimizers.Optimizer:
+    """Builds the optimiser of the settings for `variables`.
+
+    Args:
+        config: The settings.
+        plan: The run's steps and learning rate.
+        variables: What is trained.
+        encoder: The part of it whose learning rate is `encoder_learning_rate`, where that is set.
+    """
+    factors = None
+    if encoder is not None and config.encoder_learning_rate:
+        slower = {id(v) for v in encoder.trainable_variables}
+        ratio = config.encoder_learning_rate / config.learning_rate
+
+        def factors(variable: keras.Variable) -> float:
+            return ratio if id(variable) in slower else 1.0
+
+    return make_optimizer(
+        config.optimizer,
+        learning_rate=plan.schedule,
+        weight_decay=config.weight_decay,
+        variables=variables,
+        rate_factors=factors,
+    )
+
+
+def train(
+    run: assembly.Run,
+    model: keras.Model,
+    batches: ShardBatches,
+    *,
+    plan: Plan,
+    first_step: int,
+    variables: Variables,
+    callbacks: list[keras.callbacks.Callback],
+    **fit_arguments: Any,
+) -> float | None:
+    """Trains with progress, journal, TensorBoard and checkpoints; returns images per second.
+
+    Where nothing is left to train they are those that the run wrote before, None if not known.
+
+    Args:
+        run: The run, settings decided.
+        model: Compiled.
+        batches: (first, last, shard) -> the batches of those steps.
+        plan: The run's steps.
+        first_step: The step to go on from.
+        variables: All that training changes, saved in checkpoints.
+        callbacks: The task's own; what they add to an epoch's logs is written down too.
+        **fit_arguments: Further arguments of `model.fit`.
+    """
+    config = run.config
+    progress = Progress(
+        last_step=plan.last_step, batch_size=config.batch_size, every_steps=config.log_every_steps
+    )
+    finite = StopWhereNotFinite(every_steps=config.log_every_steps)
+    save = SaveCheckpoints(
+        run.folder,
+        variables if run.leads else {},
+        every_epochs=config.save_every_epochs,
+        steps_per_epoch=plan.steps_per_epoch,
+        check=finite.check,
+    )
+    events = TensorBoardLog(
+        run.folder,
+        first_epoch=first_step // plan.steps_per_epoch,
+        histogram_epochs=max(config.eval_every_epochs, 1) if config.histograms else 0,
+    )
+    write = [Journal(run.folder), events, save]
+    if config.profile:
+        write.insert(0, Profile(run.folder))
+    if run.tracking is not None:
+        write.insert(0, run.tracking.callback(first_step))
+    started = time.monotonic()
+    try:
+        fit_steps(
+            model,
+            lambda first, last: distribution.distribute(
+                run.strategy, lambda shard: batches(first, last, shard)
+            ),
+            first_step=first_step,
+            last_step=plan.last_step,
+            steps_per_epoch=plan.steps_per_epoch,
+            callbacks=[finite, progress, *callbacks, *write],
+            **fit_arguments,
+        )
+    finally:
+        save.restore_handlers()
+    _name_slow_saving(config, run.folder.checkpoints.seconds, time.monotonic() - started)
+    if first_step >= plan.last_step:
+        return run.folder.known("images_per_second")
+    return round(progress.images_per_second, 1)
+
+
+def _name_slow_saving(config: Config, saving: float, training: float) -> None:
+    """Prints what checkpoints have cost where that is much."""
+    if saving > SLOW_SAVING * training:
+        print(
+            f"checkpoints took {saving:.1f} of {training:.1f} seconds of training "
+            f"({100 * saving / training:.0f} %): pass a larger --save_every_epochs than "
+            f"{config.save_every_epochs}, or a run folder on a faster disk",
+            flush=True,
+        )

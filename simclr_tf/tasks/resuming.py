@@ -1,0 +1,174 @@
+"""Where a run begins: at its first step, or where another process left it."""
+
+from __future__ import annotations
+
+import pathlib
+import zlib
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from simclr_tf.config import Config
+from simclr_tf.errors import UserError
+from simclr_tf.tasks.disk import check_room
+from simclr_tf.tasks.encoders import normalization
+from simclr_tf.tasks.same_images import check_same_images
+from simclr_tf.training import distribution
+from simclr_tf.training.checkpoints import Variables, read_arrays, restore, step_of
+from simclr_tf.training.run_folder import RunFolder
+
+if TYPE_CHECKING:  # for annotations alone
+    from simclr_tf.tasks import assembly, fitting
+
+# A resumed run may change these without becoming another run.
+FREE_ON_RESUME = (
+    "resume",
+    "overwrite",
+    "max_steps",
+    "pretrain_save_path",
+    "finetune_save_path",
+    "keep_checkpoints",
+    "save_every_epochs",
+    "eval_every_epochs",
+    "log_every_steps",
+    "data_service",
+    "steps_per_execution",
+    "strategy",
+    "histograms",
+    "profile",
+    "tracker",
+)
+
+
+def begin_or_resume(
+    run: assembly.Run,
+    variables: Variables,
+    *,
+    plan: fitting.Plan | None = None,
+    first_row: Callable[[], dict[str, float]] = dict,
+) -> int:
+    """Returns the step to go on from, with every variable restored where a run is resumed.
+
+    Workers that follow get values and step from the leader, and need not see its disk.
+
+    Args:
+        run: The run, settings decided.
+        variables: All that training changes.
+        plan: The run's steps; workers whose steps differ have other images.
+        first_row: Gives the journal's row of epoch 0, before training.
+
+    Raises:
+        UserError: There is nothing to resume that fits, or a worker runs something else.
+    """
+    step = _begin_or_resume(run, variables, plan, first_row) if run.leads else 0
+    same = {k: v for k, v in run.config.to_dict().items() if k not in FREE_ON_RESUME}
+    steps = plan.steps_per_epoch if plan else 0
+    fingerprint = zlib.crc32(repr((sorted(same.items()), steps)).encode())
+    return distribution.take_from_leader(run.strategy, variables, step, fingerprint)
+
+
+def _begin_or_resume(
+    run: assembly.Run,
+    variables: Variables,
+    plan: fitting.Plan | None,
+    first_row: Callable[[], dict[str, float]],
+) -> int:
+    config, folder = run.config, run.folder
+    if config.resume:
+        check_resumed(config, folder)
+        if plan:
+            check_same_images(folder.data(), plan.images, folder)
+    if variables:
+        check_room(config, folder, variables)
+    if run.tracking is not None:
+        run.tracking.begin(config.to_dict(), resumed=config.resume)
+    if config.resume:
+        step = _resume(folder, variables, plan)
+    else:
+        step = 0
+        _begin(config, folder, plan, first_row)
+    if run.tracking is not None:
+        run.tracking.keep_name()
+    return step
+
+
+def _begin(
+    config: Config,
+    folder: RunFolder,
+    plan: fitting.Plan | None,
+    first_row: Callable[[], dict[str, float]],
+) -> None:
+    """Replaces what lay in the folder, and writes what is known before the first step."""
+    if config.overwrite:
+        folder.clear()
+    # What is written must not, read back with --config, resume or overwrite by itself.
+    text = config.replace(resume=False, overwrite=False).to_yaml()
+    folder.write_config(text, data=plan.images if plan else None)
+    row = first_row()
+    if row:
+        folder.add_row({"epoch": 0, "step": 0, **row})
+
+
+def _resume(folder: RunFolder, variables: Variables, plan: fitting.Plan | None) -> int:
+    """Restores the newest checkpoint that is whole; what was written after it is dropped."""
+    newest = folder.checkpoints.newest_good()
+    if newest is None:  # `RunFolder.begin` has seen one
+        raise UserError(f"Expected a checkpoint in {folder.path}, got none. Leave out --resume.")
+    step = step_of(newest)
+    if plan and step > plan.last_step:
+        raise UserError(
+            f"Expected --max_steps of {step} or more, which the run in {folder.path} has reached, "
+            f"got an end at step {plan.last_step}. Pass a later one, or leave --max_steps out."
+        )
+    restore(variables, read_arrays(newest), str(newest))
+    folder.cut_back(step)
+    print(f"resumed at step {step} from {newest}", flush=True)
+    return step
+
+
+def name_initial_weights(run: assembly.Run, checkpoint: pathlib.Path | None) -> str:
+    """Returns where a run's first weights are from, as results.json and model.json name it.
+
+    Args:
+        run: The run.
+        checkpoint: What `encoders.initial_weights` returned.
+    """
+    if run.config.resume:
+        return str(run.folder.facts().get("initial_weights", "not known"))
+    return str(checkpoint) if checkpoint else "random"
+
+
+def check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None = None) -> None:
+    """Raises UserError where a resumed run would go on with other settings than it began with.
+
+    Args:
+        config: The settings.
+        folder: The run's folder.
+        names: Those of the settings that are compared; None: all.
+    """
+    began, now = folder.settings(), config.to_dict()
+    if began is None:
+        raise UserError(
+            f"Expected the settings that the run began with in {folder.path / 'config.yaml'}, got "
+            "no such file. Restore it, or pass --overwrite to begin again."
+        )
+    unknown = [str(name) for name in began if name not in now]
+    if unknown:
+        raise UserError(
+            f"Expected settings that this version of simclr_tf knows in "
+            f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
+            "the run began with."
+        )
+    began = {"channels": 3, "label_pattern": ""} | began  # of runs before there were these
+    for each in (began, now):
+        each["normalize_input"] = normalization(str(each.get("normalize_input", "auto")))
+    changed = [
+        f"--{name}={now[name]} (began with {began[name]})"
+        for name in (now if names is None else names)
+        if name in began and name not in FREE_ON_RESUME and now[name] != began[name]
+    ]
+    if changed:
+        raise UserError(
+            f"Expected the settings that the run in {folder.path} began with, got "
+            f"{', '.join(changed)}. Pass --config={folder.path / 'config.yaml'} --resume to go on "
+            "as it began, or --overwrite to begin again."
+        )
