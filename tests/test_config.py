@@ -21,8 +21,8 @@ CHOICES = [
 ]
 CONTRACT = """
     task config seed
-    dataset cifar10 train_file_path val_file_path input_size crop_size num_classes label_fraction
-    val_fraction cache skip_bad_images max_pixels ignore_label mask_colors
+    dataset cifar10 train_file_path val_file_path label_pattern input_size crop_size num_classes
+    label_fraction val_fraction cache skip_bad_images max_pixels ignore_label mask_colors
     model width_multiplier depthwise stem zdim projection_hidden projection_layers init_weights
     normalize_input stride_in_1x1 channels freeze include_nonlinearity
     temperature similarity dice_weight class_weights

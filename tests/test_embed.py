@@ -195,7 +195,9 @@ def test_results_tell_what_was_written(of_run, pretrained):
     assert results["class_names"] == list(CLASSES)
     assert results["checkpoint"].startswith(str(pretrained))
     neighbours = ["neighbours.csv", "plots/neighbours.png"]
-    assert results["files"] == ["features.npz", *neighbours, "tensorboard/projector"]
+    names = (projector.FEATURES, projector.METADATA, projector.SPRITE, projector.CONFIG)
+    shown = [f"tensorboard/projector/{name}" for name in names]
+    assert results["files"] == ["features.npz", *neighbours, *shown]
     assert files_below(of_run) == {*results["files"], "config.yaml", "results.json"}
 
 

@@ -115,7 +115,7 @@ def test_normalisation_is_told_by_file_or_flag_and_counts_at_the_border(tmp_path
     save_file(arrays, tmp_path / "a.safetensors", metadata={"normalize_input": "none"})
     assert imported(tmp_path / "a.safetensors")[1].normalize_input == "none"
     for wrong in ("0.5", "1 2 3 4 5 0", "a b c d e f", "imagnet"):
-        with pytest.raises(UserError, match="six numbers"):
+        with pytest.raises(UserError, match="6 numbers"):
             imported(path, normalize_input=wrong)
 
 
@@ -224,7 +224,22 @@ def test_what_does_not_fit_is_listed_and_the_flags_that_fit_are_named(tmp_path):
     assert "a.*, b.*" in refusal(tmp_path, two)
     assert "2 other names:\n- x\n- y" in refusal(tmp_path, {"x": np.zeros(1), "y": np.zeros(1)})
     gray = {**arrays, "conv1.weight": np.zeros((4, 1, 3, 3))}
-    assert "got [4, 1, 3, 3]" in refusal(tmp_path, gray)
+    assert "--channels=1" in refusal(tmp_path, gray, channels=3)
+    five = {**arrays, "conv1.weight": np.zeros((4, 3, 5, 5))}
+    assert "got [4, 3, 5, 5]" in refusal(tmp_path, five)
+
+
+def test_weights_for_gray_images_come_in_unnormalised_unless_asked(tmp_path):
+    arrays = drawn(small_shapes())
+    arrays["conv1.weight"] = arrays["conv1.weight"][:, :1]
+    np.savez(tmp_path / "weights.npz", **arrays)
+    gray = images_of()[..., :1]
+    encoder, config = imported(tmp_path / "weights.npz")
+    assert (config.channels, config.normalize_input) == (1, "none")
+    np.testing.assert_allclose(encoder(gray), features(arrays, planes(gray)), atol=1e-4)
+    encoder, _ = imported(tmp_path / "weights.npz", normalize_input="0.5 0.25")
+    expected = features(arrays, (planes(gray) - 0.5) / 0.25)
+    np.testing.assert_allclose(encoder(gray), expected, atol=1e-4)
 
 
 def test_other_kinds_of_files_are_refused_with_what_helps(tmp_path):

@@ -29,8 +29,9 @@ def write_projector(
     features: np.ndarray,
     columns: Mapping[str, Sequence[str]],
     thumbnail: Callable[[int, int], np.ndarray],
-) -> None:
-    """Writes points with what is known of them, for `tensorboard --logdir` of a folder above.
+) -> list[Path]:
+    """Writes points with what is known of them, for `tensorboard --logdir` of a folder above;
+    returns the files.
 
     Args:
         folder: Where the four files go; made where it is missing.
@@ -69,10 +70,15 @@ def write_projector(
         f"single_image_dim: {side} }}\n"
         "}\n"
     )
-    write_whole(folder / FEATURES, save_features)
-    write_whole(folder / METADATA, save_metadata)
-    write_whole(folder / SPRITE, save_sprite)
-    write_whole(folder / CONFIG, lambda path: path.write_text(config))
+    files: dict[str, Callable[[Path], object]] = {
+        FEATURES: save_features,
+        METADATA: save_metadata,
+        SPRITE: save_sprite,
+        CONFIG: lambda path: path.write_text(config),
+    }
+    for name, save in files.items():
+        write_whole(folder / name, save)
+    return [folder / name for name in files]
 
 
 def _plain(text: str) -> str:

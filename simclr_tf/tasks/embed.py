@@ -93,7 +93,7 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
         files += [TABLE, PICTURE]
         metrics = _index(run, sources, h, size)
     if config.projector:
-        files.append(_write_projector(run, sources, h))
+        files += _write_projector(run, sources, h)
     names = sources["train"].class_names or map(str, range(sources["train"].num_classes))
     return run.finish(
         num_images=len(h),
@@ -206,9 +206,9 @@ def _write_features(
     print(f"features of {len(h)} images, {widths}, in {path}", flush=True)
 
 
-def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> str:
+def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> list[str]:
     """Writes what TensorBoard's projector shows of the images, at most `MOST_POINTS` spread over
-    them; returns the folder's name.
+    them; returns the names of the files.
     """
     rows = np.unique(np.linspace(0, len(h) - 1, min(len(h), MOST_POINTS)).astype(int))
     if len(rows) < len(h):
@@ -226,9 +226,9 @@ def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> str:
         "split": [names["split"][row] for row in rows],
     }
     folder = run.folder.tensorboard / "projector"
-    write_projector(folder, h[rows], columns, thumbnail)
+    written = write_projector(folder, h[rows], columns, thumbnail)
     print(f"for the projector: tensorboard --logdir={run.folder.tensorboard}", flush=True)
-    return folder.relative_to(run.folder.path).as_posix()
+    return [path.relative_to(run.folder.path).as_posix() for path in written]
 
 
 def _label_name(source: data.Source, index: int) -> str:

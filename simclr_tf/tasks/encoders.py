@@ -200,7 +200,9 @@ def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
     if "normalize_input" in metadata:
         return shape | {"normalize_input": metadata["normalize_input"]}
     asked = config.normalize_input
-    return shape | {"normalize_input": "imagenet" if asked == "auto" else asked}
+    if asked == "auto":
+        asked = "imagenet" if shape["channels"] == 3 else "none"
+    return shape | {"normalize_input": asked}
 
 
 def _shape_of_own(arrays: dict[str, np.ndarray], origin: str) -> dict[str, Any]:
