@@ -62,16 +62,13 @@ $(INTEROP_STAMP): requirements-interop.txt
 	$(INTEROP)/bin/python -m pip install --quiet -r $<
 	@touch $@
 
-# Of the new environment's packages, only simclr_tf is its own; all others are lent by .venv, which
-# --no-index makes pip check against what the wheel asks for.
-wheel: $(STAMP) ## Build the wheel into dist/ and try it out of the checkout's reach
+wheel: $(STAMP) ## Build the wheel into dist/ and try it in an environment of its own
 	rm -rf build dist $(WHEEL)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir=dist .
-	$(BIN)/python -m venv --without-pip $(WHEEL)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-		> $$($(WHEEL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth
-	$(BIN)/python -m pip --python=$(WHEEL) install --quiet --no-index dist/*.whl
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install --quiet dist/*.whl
 	$(BIN)/python .ci/try_wheel.py $(WHEEL)
+	rm -rf $(WHEEL)
 
 matrix: ## Try one Python (PYTHON=python3.13) and the newest packages, or with FLOOR=1 the oldest
 	$(PYTHON) -m venv --clear $(MATRIX)

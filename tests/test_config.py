@@ -22,9 +22,9 @@ CHOICES = [
 CONTRACT = """
     task config seed
     dataset cifar10 train_file_path val_file_path label_pattern input_size crop_size num_classes
-    label_fraction val_fraction cache skip_bad_images max_pixels ignore_label mask_colors
+    label_fraction val_fraction channels cache skip_bad_images max_pixels ignore_label mask_colors
     model width_multiplier depthwise stem zdim projection_hidden projection_layers init_weights
-    normalize_input stride_in_1x1 channels freeze include_nonlinearity
+    normalize_input stride_in_1x1 freeze include_nonlinearity
     temperature similarity dice_weight class_weights
     optimizer learning_rate encoder_learning_rate lr_scaling weight_decay warmup_epochs num_epochs
     batch_size microbatch_size

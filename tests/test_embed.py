@@ -372,7 +372,7 @@ def test_images_that_no_task_labels_come_last(networks, monkeypatch):
               (("train", 2), ("unlabelled", 3))}  # fmt: skip
     sources = {name: data.Source(name, pixels) for name, pixels in images.items()}
     monkeypatch.setattr(
-        task.assembly,
+        task.datasets,
         "load_splits",
         lambda config: data.Splits(sources["train"], None, sources["unlabelled"]),
     )
