@@ -202,10 +202,8 @@ def plain_masked_batches(
 
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, mask = tf.numpy_function(read, [index], [tf.uint8, tf.uint8])
-        image, mask = (
-            tf.ensure_shape(image, [None, None, source.channels]),
-            tf.ensure_shape(mask, [None, None]),
-        )
+        image = tf.ensure_shape(image, [None, None, source.channels])
+        mask = tf.ensure_shape(mask, [None, None])
         return tf.cast(image, tf.float32) / 255.0, mask
 
     together = 1 if size is None and source.image_size is None else batch_size

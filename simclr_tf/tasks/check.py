@@ -182,7 +182,7 @@ def _load_arrays(config: Config, rules: MaskRules | None, problems: list[Problem
     """
     try:
         # Both sides of a share held back are checked.
-        return datasets.load_unseen(config.replace(val_fraction=0.0), masks=rules)
+        return datasets.load_splits(config.replace(val_fraction=0.0), masks=rules, look=False)
     except UnreadableArchive:
         raise
     except UserError:

@@ -24,43 +24,22 @@ def load_splits(
     unlabelled: bool = True,
     some_labels: bool = False,
     masks: MaskRules | None = None,
+    look: bool = True,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed.
+
+    Args:
+        config: The settings.
+        need_labels: As for `data.load`, and so are the next three.
+        unlabelled: Read the images that are for pre-training only.
+        some_labels: A list may have labels in some lines only.
+        masks: Every image must have a mask that keeps these rules.
+        look: Decode a sample of the images.
 
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
-    splits = load_unseen(
-        config,
-        need_labels=need_labels,
-        unlabelled=unlabelled,
-        some_labels=some_labels,
-        masks=masks,
-    )
-    problems = look_at(splits, view=asked_size(config), labels=need_labels)
-    errors = [problem for problem in problems if problem.severity() == ERROR]
-    if errors:
-        raise UserError(
-            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
-            f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
-            "--skip_bad_images goes on without such files."
-        )
-    warnings = [problem for problem in problems if problem.severity() == WARNING]
-    if warnings:
-        print(f"in a sample of the images:\n{spell_problems(warnings)}", flush=True)
-    return splits
-
-
-def load_unseen(
-    config: Config,
-    *,
-    need_labels: bool = False,
-    unlabelled: bool = True,
-    some_labels: bool = False,
-    masks: MaskRules | None = None,
-) -> data.Splits:
-    """Does as `load_splits`, but looks at no sample."""
-    return data.load(
+    splits = data.load(
         config.dataset,
         train_file_path=config.train_file_path,
         val_file_path=config.val_file_path,
@@ -77,6 +56,24 @@ def load_unseen(
         channels=config.channels,
         masks=masks,
     )
+    if look:
+        _look_at_sample(splits, asked_size(config), need_labels)
+    return splits
+
+
+def _look_at_sample(splits: data.Splits, view: tuple[int, int], need_labels: bool) -> None:
+    """Prints what is odd about a sample of the images; raises UserError where one is broken."""
+    problems = look_at(splits, view=view, labels=need_labels)
+    errors = [problem for problem in problems if problem.severity() == ERROR]
+    if errors:
+        raise UserError(
+            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
+            f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
+            "--skip_bad_images goes on without such files."
+        )
+    warnings = [problem for problem in problems if problem.severity() == WARNING]
+    if warnings:
+        print(f"in a sample of the images:\n{spell_problems(warnings)}", flush=True)
 
 
 def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:

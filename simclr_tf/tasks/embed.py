@@ -86,14 +86,15 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     pace = Pace(sum(map(len, sources.values())))
     h = _embed_all(encoder, sources, size, pace)
     z = None if head is None else project(head, h)
-    _write_features(run, sources, h, z)
+    columns = _columns_of(sources)
+    _write_features(run, columns, h, z)
     files = [_features_of(config)]
     metrics: dict[str, Any] = {}
     if config.index:
         files += [TABLE, PICTURE]
         metrics = _index(run, sources, h, size)
     if config.projector:
-        files += _write_projector(run, sources, h)
+        files += _write_projector(run, sources, columns, h)
     names = sources["train"].class_names or map(str, range(sources["train"].num_classes))
     return run.finish(
         num_images=len(h),
@@ -195,22 +196,22 @@ def _columns_of(sources: Sources) -> dict[str, Any]:
 
 
 def _write_features(
-    run: assembly.Run, sources: Sources, h: np.ndarray, z: np.ndarray | None
+    run: assembly.Run, columns: dict[str, Any], h: np.ndarray, z: np.ndarray | None
 ) -> None:
-    columns: dict[str, Any] = {**_columns_of(sources), "h": h}
-    if z is not None:
-        columns["z"] = z
+    columns = {**columns, "h": h} | ({} if z is None else {"z": z})
     path = run.folder.path / _features_of(run.config)
     write_whole(path, lambda partial: write_columns(partial, columns, run.config.embed_format))
     widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
     print(f"features of {len(h)} images, {widths}, in {path}", flush=True)
 
 
-def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> list[str]:
+def _write_projector(
+    run: assembly.Run, sources: Sources, known: dict[str, Any], h: np.ndarray
+) -> list[str]:
     """Writes what TensorBoard's projector shows of the images, at most `MOST_POINTS` spread over
     them; returns the names of the files.
     """
-    rows = np.unique(np.linspace(0, len(h) - 1, min(len(h), MOST_POINTS)).astype(int))
+    rows = _spread(len(h), MOST_POINTS)
     if len(rows) < len(h):
         print(f"{len(rows)} of the {len(h)} images for the projector, spread over them", flush=True)
     places = [(source, index) for source in sources.values() for index in range(len(source))]
@@ -219,16 +220,20 @@ def _write_projector(run: assembly.Run, sources: Sources, h: np.ndarray) -> list
         source, index = places[rows[point]]
         return plots.displayed(resize_to_fill(source.read(index), (side, side)))
 
-    names = _columns_of(sources)
     columns = {
-        "path": [names["path"][row] for row in rows],
+        "path": [known["path"][row] for row in rows],
         "label": [_label_name(*places[row]) for row in rows],
-        "split": [names["split"][row] for row in rows],
+        "split": [known["split"][row] for row in rows],
     }
     folder = run.folder.tensorboard / "projector"
     written = write_projector(folder, h[rows], columns, thumbnail)
     print(f"for the projector: tensorboard --logdir={run.folder.tensorboard}", flush=True)
     return [path.relative_to(run.folder.path).as_posix() for path in written]
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Returns at most so many of the indices below `count`, evenly spaced, int [M]."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(int))
 
 
 def _label_name(source: data.Source, index: int) -> str:
@@ -250,7 +255,7 @@ def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> di
     bank = sources["train"]
     asked = sources.get("test", bank)
     first = 0 if asked is bank else len(bank)
-    rows = np.unique(np.linspace(0, len(asked) - 1, min(len(asked), MOST_QUERIES)).astype(int))
+    rows = _spread(len(asked), MOST_QUERIES)
     if len(rows) < len(asked):
         print(f"neighbours of {len(rows)} of the {len(asked)} images, spread over them", flush=True)
     found, similarities = nearest(
@@ -302,7 +307,7 @@ def draw_neighbours(
     size: Size,
 ) -> None:
     """Draws a few of the images with their neighbours, as the encoder sees them."""
-    shown = np.unique(np.linspace(0, len(rows) - 1, SHOWN_QUERIES).astype(int))
+    shown = _spread(len(rows), SHOWN_QUERIES)
     titles = []
     if asked.labels is not None:
         labels = asked.labels[rows[shown]]
