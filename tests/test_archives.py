@@ -595,6 +595,14 @@ def test_a_link_to_a_folder_is_not_left_out_in_silence(tmp_path, rng):
         load_folder(str(path))
 
 
+def test_what_is_no_image_may_be_packed_in_any_way(tmp_path, rng):
+    path = tmp_path / "pets.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("cat/a.png", png(rng))
+        file.writestr("cat/README", b"not an image", zipfile.ZIP_LZMA)
+    assert len(load_folder(str(path)).train) == 1
+
+
 def test_a_name_with_a_null_is_refused(tmp_path, rng):
     path = tmp_path / "null.tar"
     with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:

@@ -75,9 +75,9 @@ class Archive:
             above, _, name = path.rpartition("/")
             self._add_folder(above).files.add(name)
             fault = "a link to what is no file in the archive"
-            make = _followed(entries, entry) or _unreadable(container, errno.ELOOP, fault)
-            self.members[path] = make(path)
-            if isinstance(self.members[path], Unreadable) and not os.path.splitext(name)[1]:
+            make = _followed(entries, entry)
+            self.members[path] = (make or _unreadable(container, errno.ELOOP, fault))(path)
+            if make is None and not os.path.splitext(name)[1]:
                 problems.append(Problem("outside name", path, f"{fault}: pack what it leads to"))
 
     def _add_folder(self, path: str) -> _Folder:
