@@ -80,27 +80,43 @@ def test_few_channels_of_large_images_do_not_end_the_process(channels):
         np.testing.assert_allclose(found[0, 0], expected, rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.parametrize(("k", "stride"), [(3, 1), (1, 2)])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_agrees_in_16_bits(dtype):
-    x, kernel = draw(8, 3, dtype)
+def test_agrees_in_16_bits(dtype, k, stride):
+    x, kernel = draw(8, k, dtype)
     exact = value_and_gradients(
-        tensorflows(1, "same"), tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
+        tensorflows(stride, "same"), tf.cast(x, tf.float32), tf.cast(kernel, tf.float32)
     )
-    found = value_and_gradients(ours(1, "same"), x, kernel)
+    found = value_and_gradients(ours(stride, "same"), x, kernel)
     for a, b in zip(found, exact, strict=True):
         assert a.dtype == dtype
         error = np.abs(np.float32(tf.cast(a, tf.float32)) - b).max()
         assert error <= 0.01 * np.abs(b).max()
 
 
-def test_agrees_when_compiled_by_xla():
-    x, kernel = draw(10, 3)
+@pytest.mark.parametrize("k", [3, 1])
+def test_agrees_when_compiled_by_xla(k):
+    x, kernel = draw(10, k)
     compiled = tf.function(
         lambda x, kernel: value_and_gradients(ours(2, "valid"), x, kernel), jit_compile=True
     )
     expected = value_and_gradients(tensorflows(2, "valid"), x, kernel)
     for a, b in zip(compiled(x, kernel), expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_strided_1x1_convolution_takes_pixels_as_they_are(dtype, stride):
+    """Bit for bit: what brings the pixels together must not round them."""
+    x, kernel = draw(9, 1, dtype)
+    seen = x[:, ::stride, ::stride]
+    taken = value_and_gradients(ours(1, "same"), seen, kernel)
+    found = value_and_gradients(ours(stride, "same"), x, kernel)
+    dx = np.zeros(x.shape, np.float32)
+    dx[:, ::stride, ::stride] = tf.cast(taken[1], tf.float32)
+    for a, b in zip(found, (taken[0], dx, taken[2]), strict=True):
+        np.testing.assert_array_equal(tf.cast(a, tf.float32), tf.cast(b, tf.float32))
 
 
 def test_small_images_go_by_products_and_large_ones_do_not(monkeypatch):
@@ -116,15 +132,16 @@ def test_small_images_go_by_products_and_large_ones_do_not(monkeypatch):
     assert sides == [4, 8, 12]
 
 
-def test_any_size_of_image_where_the_graph_does_not_know_it():
-    signature = [tf.TensorSpec([None, None, None, 4]), tf.TensorSpec([3, 3, 4, 5])]
+@pytest.mark.parametrize(("k", "stride"), [(3, 1), (1, 2)])
+def test_any_size_of_image_where_the_graph_does_not_know_it(k, stride):
+    signature = [tf.TensorSpec([None, None, None, 4]), tf.TensorSpec([k, k, 4, 5])]
     graph = tf.function(
-        lambda x, kernel: value_and_gradients(ours(1, "same"), x, kernel),
+        lambda x, kernel: value_and_gradients(ours(stride, "same"), x, kernel),
         input_signature=signature,
     )
     for side in (4, 7):
-        x, kernel = draw(side, 3)
-        expected = value_and_gradients(tensorflows(1, "same"), x, kernel)
+        x, kernel = draw(side, k)
+        expected = value_and_gradients(tensorflows(stride, "same"), x, kernel)
         for a, b in zip(graph(x, kernel), expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
 
