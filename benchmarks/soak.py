@@ -90,7 +90,7 @@ AIMS: dict[str, tuple[Any, str, str]] = {
     "features of a frozen encoder": (classification, "embed", "before"),
     "pixels of a validation": (segmentation.Judge, "__call__", "before"),
     "baselines": (pretrain, "pixel_encoder", "before"),
-    "plot": (plots, "_save", "before"),
+    "plot": (plots.style, "write_whole", "before"),
     "results": (run_folder.RunFolder, "write_results", "before"),
 }
 
