@@ -264,7 +264,7 @@ def at_call(number: int, act, function):
 
 SAVE = "simclr_tf.training.checkpoints.write_whole"
 STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
-LOOK = "simclr_tf.training.callbacks.embed"
+LOOK = "simclr_tf.training.callbacks.knn_monitor.embed"
 JOURNAL = "simclr_tf.training.run_folder.RunFolder._write_rows"
 RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
 

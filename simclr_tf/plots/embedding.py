@@ -48,7 +48,7 @@ def plot_embedding(
     size = float(np.clip(12_000 / max(len(points), 1), 3.0, 30.0))
     for index, name in enumerate(class_names):
         own = points[labels == index]
-        look = {"alpha": 0.75, "linewidths": 0.0, "s": size}
+        look: dict[str, Any] = {"alpha": 0.75, "linewidths": 0.0, "s": size}
         axes.scatter(own[:, 0], own[:, 1], label=name, **class_mark(index), **look)
     _dress_map(figure, axes, title)
     draw_legend(axes, columns=-(-len(class_names) // 20), outside=True)
