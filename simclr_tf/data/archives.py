@@ -262,7 +262,7 @@ def _unreadable(container: Container, number: int, reason: str) -> _Make:
 
 
 def _followed(entries: dict[str, _Entry], entry: _Make | _Link) -> _Make | _Link:
-    """Returns what makes the file that an entry is or leads to; the last link where there is none."""
+    """Returns what makes the file that an entry is or leads to, or the link that leads to none."""
     for _ in range(_MOST_LINKS):
         following = entries.get(entry.target) if isinstance(entry, _Link) else None
         if following is None:

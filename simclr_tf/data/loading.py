@@ -45,7 +45,8 @@ def load(
 
     Args:
         dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME" (also with splits,
-            "tfds:NAME:TRAIN:TEST"), "folder:PATH", "tfrecord:PATTERN" or "npz:FILE".
+            "tfds:NAME:TRAIN:TEST", and a namespace before NAME), "folder:PATH",
+            "tfrecord:PATTERN" or "npz:FILE".
         train_file_path: A list file that is read instead of `dataset`.
         val_file_path: The list file that is reported on.
         label_pattern: What finds the class in a file's name: see `label_pattern.label_by_name`.

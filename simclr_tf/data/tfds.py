@@ -37,7 +37,7 @@ def load_tfds(
 
     Args:
         name: Such as "cifar10", "oxford_flowers102:train+validation", "cifar10:train[:10%]:test"
-            or "kubric:movi_a", where kubric is a namespace that TFDS knows.
+            or "huggingface:mnist", where the first is a namespace that TFDS knows.
         input_size: (h, w) that images are brought to; (0, 0): their own, which must agree.
         unlabelled: Read the split `unlabelled` too, where there is one and no split is named.
         channels: C of the images returned: see `to_channels`.
