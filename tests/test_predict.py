@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import write_colour_classes
 
 import main
 from simclr_tf import data, plots
@@ -410,13 +411,7 @@ def test_the_pace_is_told_every_two_seconds_and_leaves_out_the_first(monkeypatch
 def coloured(tmp_path_factory) -> Path:
     """A folder of 3 classes of 12 images, 16 pixels each, class by colour."""
     root = tmp_path_factory.mktemp("coloured")
-    rng = np.random.default_rng(0)
-    for channel, name in enumerate(reversed(CLASSES)):
-        (root / name).mkdir()
-        for index in range(12):
-            image = rng.integers(0, 100, (16, 16, 3), np.uint8)
-            image[..., channel] += 120
-            Image.fromarray(image).save(root / name / f"{index:02d}.png")
+    write_colour_classes(root, CLASSES, np.random.default_rng(0))
     return root
 
 
