@@ -86,7 +86,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
         return services.batches(functools.partial(of_train, shard=shard), train, first, last)
 
-    batches = views
+    batches: fitting.ShardBatches = views
     if run.execution.augment_on_device:
         batches = fitting.batches_by_step(drawn_batches, train, config, size=size)
     _plot_views(run, train, of_train(first_step=0, last_step=1))

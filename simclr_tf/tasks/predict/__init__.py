@@ -72,8 +72,9 @@ def _predict(
         flush=True,
     )
     _name_unused(config, trained)
-    make = Segmenter if trained.config.task == "segmentation" else Classifier
-    task = make(Work(config, trained, model, source, folder, output_names(source)))
+    work = Work(config, trained, model, source, folder, output_names(source))
+    task: Segmenter | Classifier
+    task = Segmenter(work) if trained.config.task == "segmentation" else Classifier(work)
     folder.begin()
     pace = Pace(len(source))
     task.predict_all(pace)
