@@ -86,11 +86,11 @@ AIMS: dict[str, tuple[Any, str, str]] = {
     "end of an epoch": (callbacks.Progress, "on_epoch_end", "before"),
     "points, before the checkpoint": (TensorBoardLog, "on_epoch_end", "after"),
     "validation": (callbacks.SaveCheckpoints, "on_test_begin", "after"),
-    "features of a look": (callbacks, "embed", "before"),
+    "features of a look": (callbacks.knn_monitor, "embed", "before"),
     "features of a frozen encoder": (classification, "embed", "before"),
     "pixels of a validation": (segmentation.Judge, "__call__", "before"),
     "baselines": (pretrain, "pixel_encoder", "before"),
-    "plot": (plots, "_save", "before"),
+    "plot": (plots.style, "write_whole", "before"),
     "results": (run_folder.RunFolder, "write_results", "before"),
 }
 

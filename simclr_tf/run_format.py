@@ -23,6 +23,9 @@ KEY = "run_folder"
 VERSION = 1
 READABLE = (1,)
 
+# What a run had whose `config.yaml` is from before there was such a setting.
+OLDER: dict[str, Any] = {"channels": 3, "label_pattern": "", "normalize_input": "none"}
+
 
 class UnreadableFormat(UserError):
     """A run folder is of a version that this library does not read."""

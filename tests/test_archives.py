@@ -585,6 +585,31 @@ def test_one_image_has_one_label(tabled):
         load_folder(str(tabled))
 
 
+@pytest.mark.parametrize("target", ["dogs.v1", "dogs.v1/sub", ".", "again.v3"])
+@pytest.mark.parametrize("kind", ["tar", "zip"])
+def test_a_link_to_a_folder_is_named_though_it_has_a_dot(tmp_path, rng, kind, target):
+    path = tmp_path / f"links.{kind}"
+    links = {"dogs.v2": target, "again.v3": "dogs.v1", "notes.txt": "../../notes"}
+    if kind == "tar":
+        with tarfile.open(path, "w") as tar:
+            for name, leads_to in links.items():  # before what they lead to
+                add(tar, name, type=tarfile.SYMTYPE, linkname=leads_to)
+            add(tar, "dogs.v1/sub/a.png", png(rng))
+    else:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, leads_to in links.items():
+                info = zipfile.ZipInfo(name)
+                info.create_system, info.external_attr = 3, 0o120777 << 16
+                file.writestr(info, leads_to)
+            file.writestr("dogs.v1/sub/a.png", png(rng))
+    problems = []
+    splits = load_folder(str(path), report=problems.append)
+    assert list(splits.train.paths) == [f"{path}/dogs.v1/sub/a.png"]
+    left_out = {problem.file: problem.detail for problem in problems}
+    assert left_out.keys() == {f"{path}/dogs.v2", f"{path}/again.v3"}
+    assert all("pack what it leads to" in reason for reason in left_out.values())
+
+
 def test_a_link_to_a_folder_is_not_left_out_in_silence(tmp_path, rng):
     path = tmp_path / "links.tar"
     with tarfile.open(path, "w") as tar:

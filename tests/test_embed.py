@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from tiny import write_colour_classes
 
 import main
 from simclr_tf import data
@@ -60,12 +61,7 @@ def pictures(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     for split, count in COUNTS.items():
-        for channel, name in enumerate(reversed(CLASSES)):
-            (root / split / name).mkdir(parents=True)
-            for index in range(count):
-                image = rng.integers(0, 100, (20, 20, 3), np.uint8)
-                image[..., channel] += 120
-                Image.fromarray(image).save(root / split / name / f"{index}é.png")
+        write_colour_classes(root / split, CLASSES, rng, count=count, side=20, file="{}é.png")
     return root
 
 
@@ -378,7 +374,8 @@ def test_images_that_no_task_labels_come_last(networks, monkeypatch):
     )
     loaded = task._load_sources(Config())
     assert list(loaded) == ["train", "unlabelled"]
-    monkeypatch.setattr(task, "MOST_TOGETHER", 2)  # batches that do not end where a split does
+    # Batches that do not end where a split does.
+    monkeypatch.setattr("simclr_tf.tasks.together.MOST_TOGETHER", 2)
     h = task._embed_all(networks[0], loaded, (8, 8), task.Pace(5))
     pixels = np.concatenate(list(images.values())).astype(np.float32) / 255
     np.testing.assert_allclose(h, networks[0].predict(pixels, verbose=0), atol=1e-5)

@@ -82,31 +82,22 @@ def test_features_of_zeros_are_similar_to_nothing():
     np.testing.assert_array_equal(similarities[1], 0.0)
 
 
-@pytest.fixture
-def saved(monkeypatch):
-    """The figures that are saved."""
-    figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
-    return figures
-
-
 @pytest.mark.parametrize("framed", [True, False])
-def test_each_query_is_drawn_beside_its_neighbours(rng, saved, framed):
+def test_each_query_is_drawn_beside_its_neighbours(rng, framed):
     shapes = [(8, 12), (12, 6), (5, 5)]  # (height, width)
     images = [rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes[:2]]
     near = [[rng.integers(0, 256, (*shape, 3), np.uint8) for shape in shapes] for _ in images]
     similarities = np.array([[0.91, 0.8, 0.7], [0.6, 0.5, -0.25]])
     right = np.array([[True, False, True], [False, False, True]])
-    plots.plot_neighbours(
+    figure = plots.plot_neighbours(
         images,
         near,
         similarities,
-        "p.png",
         right=right if framed else None,
         row_titles=["cat", "dog"],
         title="T",
     )
-    (axes,) = saved[0].axes
+    (axes,) = figure.axes
     grid = [picture for image, row in zip(images, near, strict=True) for picture in (image, *row)]
     for drawn, picture in zip(axes.images, grid, strict=True):
         np.testing.assert_array_equal(drawn.get_array(), picture)

@@ -34,14 +34,6 @@ def shows(path, colour):
     return (np.abs(pixels(path).astype(int) - colour).max(axis=-1) <= 4).sum() >= 20
 
 
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures that are saved, for a look at what they hold."""
-    saved = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure))
-    return saved
-
-
 def texts(axes):
     return [text.get_text() for text in axes.texts]
 
@@ -56,10 +48,12 @@ def test_columns_of_a_csv_file_are_numbers_or_nan(tmp_path):
     assert plots.series_of([]) == {}
 
 
-def test_curves_leave_out_what_was_not_measured(figures, path):
+def test_curves_leave_out_what_was_not_measured():
     series = {"train": [3.0, 2.0, 1.5], "validation": [np.nan, 2.5, np.nan]}
-    plots.plot_curves(series, path, title="Loss", x=[2, 4, 6], levels={"start": 3.2, "floor": 0.5})
-    (axes,) = figures[0].axes
+    figure = plots.plot_curves(
+        series, title="Loss", x=[2, 4, 6], levels={"start": 3.2, "floor": 0.5}
+    )
+    (axes,) = figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["train"] == [[2, 3.0], [4, 2.0], [6, 1.5]]
     assert lines["validation"] == [[4, 2.5]]
@@ -77,10 +71,10 @@ def test_curves_of_a_run_that_measured_nothing(path):
     assert pixels(path).size
 
 
-def test_a_confusion_matrix_writes_each_count_at_its_place(figures, path):
+def test_a_confusion_matrix_writes_each_count_at_its_place():
     matrix = np.array([[10, 2, 0], [1, 30, 4], [0, 0, 5]])
-    plots.plot_confusion_matrix(matrix, NAMES, path)
-    axes = figures[0].axes[0]
+    figure = plots.plot_confusion_matrix(matrix, NAMES)
+    axes = figure.axes[0]
     written = {text.get_position(): int(text.get_text()) for text in axes.texts}
     assert written == {(c, r): matrix[r, c] for r in range(3) for c in range(3)}
     assert [label.get_text() for label in axes.get_yticklabels()] == NAMES
@@ -94,10 +88,10 @@ def test_a_confusion_matrix_of_any_number_of_classes(path, count):
     assert max(height, width) < 2_000
 
 
-def test_bars_write_their_values(figures, path):
-    plots.plot_bars(NAMES, [0.18, 0.3, 0.876], path, title="Accuracy", percent=True)
-    plots.plot_bars(NAMES, [1.0, 25.0, 300.0], path, title="Speed", errors=[0.1, 2.0, 9.0])
-    percentages, numbers = (figure.axes[0] for figure in figures)
+def test_bars_write_their_values():
+    shares = plots.plot_bars(NAMES, [0.18, 0.3, 0.876], title="Accuracy", percent=True)
+    speeds = plots.plot_bars(NAMES, [1.0, 25.0, 300.0], title="Speed", errors=[0.1, 2.0, 9.0])
+    percentages, numbers = shares.axes[0], speeds.axes[0]
     assert texts(percentages) == ["18.0 %", "30.0 %", "87.6 %"]
     assert texts(numbers) == ["1", "25", "300"]
     assert [bar.get_width() for bar in numbers.patches] == [1.0, 25.0, 300.0]
@@ -109,10 +103,10 @@ def test_bars_that_are_all_zero(path):
     assert pixels(path).size
 
 
-def test_an_embedding_gives_each_class_its_points(figures, path, rng):
+def test_an_embedding_gives_each_class_its_points(rng):
     points, labels = rng.normal(size=(30, 2)), rng.integers(0, 2, 30)
-    plots.plot_embedding(points, labels, NAMES, path, title="t-SNE")
-    (axes,) = figures[0].axes
+    figure = plots.plot_embedding(points, labels, NAMES, title="t-SNE")
+    (axes,) = figure.axes
     for index, drawn in enumerate(axes.collections):
         np.testing.assert_allclose(drawn.get_offsets(), points[labels == index])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == NAMES
@@ -137,10 +131,10 @@ def test_rows_of_images_may_differ_in_length_and_size(path, rng):
     assert pixels(path).size
 
 
-def test_views_stand_beside_their_image(figures, path, images):
+def test_views_stand_beside_their_image(images):
     views = images[:3, np.newaxis, :6, :6].repeat(4, axis=1) / 255.0  # [3, 4, 6, 6, 3]
-    plots.plot_views(images[:3], views, path)
-    (axes,) = figures[0].axes
+    figure = plots.plot_views(images[:3], views)
+    (axes,) = figure.axes
     shown = [np.asarray(drawn.get_array()) for drawn in axes.images]
     assert [s.shape[:2] for s in shown[:5]] == [(12, 16), *[(6, 6)] * 4]
     np.testing.assert_array_equal(shown[5], images[1])
@@ -162,11 +156,11 @@ def test_histograms_count_the_values_of_all_channels(rng):
     np.testing.assert_allclose(histograms.sum(axis=1), 1.0)
 
 
-def test_histograms_stand_beside_their_image(figures, path, images, rng):
+def test_histograms_stand_beside_their_image(images, rng):
     histograms = rng.random((2, 3, 4, 8))  # 2 images, 3 columns, 4 lines, 8 bins
     histograms[..., -1] = 5.0  # what is cut off at white hides nothing else
-    plots.plot_histograms(images[:2], histograms, path, column_titles=NAMES, title="Values")
-    panels = np.reshape(figures[0].axes, (2, 4))
+    figure = plots.plot_histograms(images[:2], histograms, column_titles=NAMES, title="Values")
+    panels = np.reshape(figure.axes, (2, 4))
     for row, (left, *right) in enumerate(panels):
         np.testing.assert_array_equal(left.images[0].get_array(), images[row])
         for panel, lines in zip(right, histograms[row], strict=True):
@@ -232,21 +226,19 @@ def legend_of(figure):
 
 
 @pytest.mark.parametrize("ignore_label", [255, 2, None])
-def test_a_segmentation_shows_where_it_is_wrong(figures, path, ignore_label):
+def test_a_segmentation_shows_where_it_is_wrong(ignore_label):
     image = np.full((2, 4, 3), 90, np.uint8)
     truth = np.array([[0, 1, 1, 0], [0, 2 if ignore_label is None else ignore_label, 0, 1]])
     prediction = np.array([[0, 1, 0, 0], [1, 0, 0, 1]], np.uint8)
-    plots.plot_segmentation(
+    figure = plots.plot_segmentation(
         [image, image[:, :1]],
         [truth.astype(np.uint8), truth[:, :1].astype(np.uint8)],
         [prediction, prediction[:, :1]],
-        path,
         class_names=NAMES,
         ignore_label=ignore_label,
         title="Test",
         iou=[0.5, float("nan")],
     )
-    (figure,) = figures
     first = shown_in(figure)[:4]
     palette = plots.mask_palette(3)
     np.testing.assert_array_equal(first[0], image)
@@ -268,12 +260,11 @@ def test_a_segmentation_shows_where_it_is_wrong(figures, path, ignore_label):
 
 
 @pytest.mark.parametrize("count", [1, 3, 16])
-def test_a_segmentation_without_truth_shows_overlays(figures, path, rng, count):
+def test_a_segmentation_without_truth_shows_overlays(rng, count):
     sizes = rng.integers(1, 40, (count, 2))
     images = [rng.integers(0, 256, (*size, 3), np.uint8) for size in sizes]
     masks = [rng.integers(0, 2, size).astype(np.uint8) for size in sizes]
-    plots.plot_segmentation(images, None, masks, path, class_names=NAMES)
-    (figure,) = figures
+    figure = plots.plot_segmentation(images, None, masks, class_names=NAMES)
     drawn = shown_in(figure)
     assert len(drawn) == 3 * count
     for image, mask, *shown in zip(
@@ -301,10 +292,10 @@ def test_a_segmentation_of_few_and_of_many_classes_is_readable(path, count):
     assert (pixels(path).max(axis=-1) == 0).sum() > 0.01 * height * width
 
 
-def test_captions_stand_with_their_images(figures, path, images):
+def test_captions_stand_with_their_images(images):
     captions = [f"class {index}" for index in range(5)]
-    plots.plot_captioned(images[:5], captions, path, title="Classes")
-    panels = figures[0].axes
+    figure = plots.plot_captioned(images[:5], captions, title="Classes")
+    panels = figure.axes
     assert [panel.get_title() for panel in panels if panel.images] == captions
     for panel, image in zip(panels, images[:5], strict=False):
         np.testing.assert_array_equal(panel.images[0].get_array(), image)
@@ -328,10 +319,10 @@ def test_a_figure_is_returned_and_written_only_where_a_path_is_given(path, monke
     assert path.exists()
 
 
-def test_fractions_have_a_point_for_each_share_and_bars_over_seeds(figures, path):
+def test_fractions_have_a_point_for_each_share_and_bars_over_seeds():
     finetune = {"1.0": 0.9, "0.01": [0.4, 0.6], "0.1": [0.7, np.nan]}
-    plots.plot_fractions(finetune, {"0.1": np.nan, "1.0": 0.8}, path)
-    (axes,) = figures[0].axes
+    figure = plots.plot_fractions(finetune, {"0.1": np.nan, "1.0": 0.8})
+    (axes,) = figure.axes
     first, second = axes.containers
     np.testing.assert_allclose(first[0].get_xydata(), [[0.01, 0.5], [0.1, 0.7], [1.0, 0.9]])
     np.testing.assert_allclose(second[0].get_xydata(), [[1.0, 0.8]])
@@ -348,11 +339,11 @@ def test_fractions_of_little_are_drawn(path, finetune):
     assert pixels(path).size
 
 
-def test_a_pair_of_maps_has_one_legend_and_tells_test_from_train(figures, path, rng):
+def test_a_pair_of_maps_has_one_legend_and_tells_test_from_train(rng):
     first, second = rng.normal(size=(2, 30, 2))
     labels, is_test = np.arange(30) % 3, np.arange(30) >= 20
-    plots.plot_pair(first, second, labels, NAMES, path, is_test=is_test)
-    for panel, points in zip(figures[0].axes, (first, second), strict=True):
+    figure = plots.plot_pair(first, second, labels, NAMES, is_test=is_test)
+    for panel, points in zip(figure.axes, (first, second), strict=True):
         drawn = panel.collections
         assert len(drawn) == 6  # classes of train, then of test
         for index in range(3):
@@ -361,7 +352,7 @@ def test_a_pair_of_maps_has_one_legend_and_tells_test_from_train(figures, path, 
             np.testing.assert_array_equal(drawn[3 + index].get_offsets(), points[own & is_test])
             assert drawn[index].get_linewidths()[0] == 0 < drawn[3 + index].get_linewidths()[0]
         assert panel.get_legend() is None
-    (legend,) = figures[0].legends
+    (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [*NAMES, "train", "test"]
 
 

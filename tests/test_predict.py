@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import write_colour_classes
 
 import main
 from simclr_tf import data, plots
@@ -19,6 +20,8 @@ from simclr_tf.data.decode import read_image
 from simclr_tf.data.sources import Source
 from simclr_tf.models import decoder_variables, resnet, unet
 from simclr_tf.tasks import predict
+from simclr_tf.tasks.pace import Pace
+from simclr_tf.tasks.predict import segmenter
 from simclr_tf.training.checkpoints import Checkpoints, named_variables
 
 CLASSES = ("blue", "green", "red")
@@ -160,7 +163,7 @@ def test_images_are_seen_at_the_scale_of_training(pictures, tmp_path, monkeypatc
         seen[image.shape[:2]] = (scale, tile, overlap)
         return np.zeros(image.shape[:2], np.uint8)
 
-    monkeypatch.setattr(predict, "segment_image", noting)
+    monkeypatch.setattr(segmenter, "segment_image", noting)
     flags = (f"--init_weights={run}", "--tile_size=64 48", "--tile_overlap=0.5")
     assert predicted(f"--dataset=folder:{pictures}", *flags) == 0
     assert seen == {
@@ -205,7 +208,7 @@ def test_images_are_seen_at_a_scale_that_training_showed(
         seen[image.shape[:2]] = scale
         return np.zeros(image.shape[:2], np.uint8)
 
-    monkeypatch.setattr(predict, "segment_image", noting)
+    monkeypatch.setattr(segmenter, "segment_image", noting)
     assert predicted(f"--dataset=folder:{pictures / 'deep'}", f"--init_weights={run}") == 0
     assert seen == {size: pytest.approx(s) for size, s in zip(SIZES[1:3], scales, strict=True)}
 
@@ -241,8 +244,8 @@ def test_the_network_is_traced_once(segmented, pictures, tmp_path, monkeypatch):
         made.append(make(model, **settings))
         return made[-1]
 
-    make = predict.make_segment
-    monkeypatch.setattr(predict, "make_segment", noting)
+    make = segmenter.make_segment
+    monkeypatch.setattr(segmenter, "make_segment", noting)
     flags = (f"--init_weights={run}", f"--predict_save_path={tmp_path / 'out'}")
     assert predicted(f"--dataset=folder:{pictures}", "--tile_size=16", *flags) == 0
     (segment,) = made
@@ -364,7 +367,7 @@ def test_odd_names_stay_in_the_folder(segmented, tmp_path):
 
 
 def test_what_is_done_when_it_is_interrupted_is_whole(segmented, listed, tmp_path, monkeypatch):
-    out, real = tmp_path / "out", predict.segment_image
+    out, real = tmp_path / "out", segmenter.segment_image
     flags = (f"--finetune_save_path={segmented[0]}", f"--predict_save_path={out}")
     done = []
 
@@ -374,8 +377,8 @@ def test_what_is_done_when_it_is_interrupted_is_whole(segmented, listed, tmp_pat
         done.append(1)
         return real(*arguments, **named)
 
-    monkeypatch.setattr(predict, "segment_image", interrupted)
-    monkeypatch.setattr(predict, "AHEAD", 1)
+    monkeypatch.setattr(segmenter, "segment_image", interrupted)
+    monkeypatch.setattr(segmenter, "AHEAD", 1)
     assert predicted(f"--train_file_path={listed}", *flags) == 130
     assert not [name for name in files_below(out) if name.endswith(".partial")]
     rows = rows_of(out)
@@ -387,8 +390,8 @@ def test_what_is_done_when_it_is_interrupted_is_whole(segmented, listed, tmp_pat
 
 def test_the_pace_is_told_every_two_seconds_and_leaves_out_the_first(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr(predict.time, "monotonic", lambda: now[0])
-    pace = predict.Pace(500)
+    monkeypatch.setattr("simclr_tf.tasks.pace.time.monotonic", lambda: now[0])
+    pace = Pace(500)
     for seconds in (30.0, 1.0, 0.5, 1.0, 1.0):
         now[0] += seconds
         pace.add(10)
@@ -398,7 +401,7 @@ def test_the_pace_is_told_every_two_seconds_and_leaves_out_the_first(monkeypatch
         "20 of 500 images  10.0 images/s  0:48 left",
         "50 of 500 images  11.4 images/s  0:39 left",
     ]
-    single = predict.Pace(1)
+    single = Pace(1)
     now[0] += 4.0
     single.add(1)
     assert single.images_per_second == 0.25
@@ -408,13 +411,7 @@ def test_the_pace_is_told_every_two_seconds_and_leaves_out_the_first(monkeypatch
 def coloured(tmp_path_factory) -> Path:
     """A folder of 3 classes of 12 images, 16 pixels each, class by colour."""
     root = tmp_path_factory.mktemp("coloured")
-    rng = np.random.default_rng(0)
-    for channel, name in enumerate(reversed(CLASSES)):
-        (root / name).mkdir()
-        for index in range(12):
-            image = rng.integers(0, 100, (16, 16, 3), np.uint8)
-            image[..., channel] += 120
-            Image.fromarray(image).save(root / name / f"{index:02d}.png")
+    write_colour_classes(root, CLASSES, np.random.default_rng(0))
     return root
 
 

@@ -14,7 +14,7 @@ from simclr_tf import run_format
 from simclr_tf.config import Config
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, fitting, resuming
+from simclr_tf.tasks import assembly, encoders, fitting, resuming
 from simclr_tf.tasks.same_images import record_of
 from simclr_tf.training.run_folder import RunFolder
 
@@ -172,3 +172,22 @@ def test_an_encoder_from_random_weights_goes_on_as_its_checkpoint_says(tmp_path)
     assert resume(tmp_path, config.replace(normalize_input="none"), files(*EIGHT)) == 6
     with pytest.raises(UserError, match="normalize_input=imagenet"):
         resume(tmp_path, config.replace(normalize_input="imagenet"), files(*EIGHT))
+
+
+def test_a_run_of_before_a_setting_had_what_the_setting_says_of_it(tmp_path):
+    config = settings(tmp_path)
+    begin(tmp_path, config, files(*EIGHT))
+    path, older = tmp_path / "config.yaml", run_format.OLDER
+    lines = path.read_text().splitlines()
+    kept = [line for line in lines if line.partition(":")[0] not in older]
+    assert len(kept) == len(lines) - len(older)
+    path.write_text("\n".join(kept))
+    assert resume(tmp_path, config, files(*EIGHT)) == 6
+    for name, value in {"channels": 4, "label_pattern": "x", "normalize_input": "imagenet"}.items():
+        with pytest.raises(UserError, match=rf"--{name}={value} \(began with {older[name]}\)"):
+            resume(tmp_path, config.replace(**{name: value}), files(*EIGHT))
+    checkpoint = RunFolder(tmp_path).checkpoints.newest()
+    adopted = encoders.adopt_encoder(Config.resolve(channels=3), checkpoint)
+    assert (adopted.channels, adopted.normalize_input) == (3, "none")
+    with pytest.raises(UserError, match="--channels=3"):
+        encoders.adopt_encoder(Config.resolve(channels=4), checkpoint)

@@ -660,6 +660,27 @@ def test_tfds_wrong_splits_are_named(tfds, name, message):
         load(f"tfds:{name}")
 
 
+def test_tfds_names_may_have_a_namespace(tfds, tmp_path, monkeypatch):
+    from tensorflow_datasets.core import community
+    from tensorflow_datasets.core.community.config import NamespaceRegistry
+    from tensorflow_datasets.core.community.registry import DatasetRegistry
+
+    place = tfds.core.Path(tfds.builder("tiny").data_dir).parent.parent
+    listed = tfds.core.Path(tmp_path / "namespaces.toml")
+    listed.write_text(f'[ours]\npaths = ["{place}"]\n[empty]\npaths = ["{tmp_path}"]\n')
+    registry = DatasetRegistry(NamespaceRegistry(listed))
+    monkeypatch.setattr(community, "community_register", lambda: registry)
+    assert len(load("tfds:ours:tiny").test) == 4
+    splits = load("tfds:ours:tiny:1.0.0:train[:2]:test[:1]")
+    assert (values(splits.train), values(splits.test)) == ([0, 1], [0])
+    with pytest.raises(UserError, match="'nowhere'.*tfds:ours:tiny:TRAIN"):
+        load("tfds:ours:tiny:nowhere")
+    with pytest.raises(UserError, match="'empty:tiny'.*catalog lists them"):
+        load("tfds:empty:tiny:train")
+    with pytest.raises(UserError, match="'theirs'.*namespaces it knows empty, ours"):
+        load("tfds:theirs:tiny")
+
+
 def test_tfds_labels_are_the_feature_label_or_the_only_classes(tfds):
     train = load("tfds:kinds", need_labels=True).train
     assert train.class_names == ("a", "b", "c") and train.labels.tolist() == [0, 1]

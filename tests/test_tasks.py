@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import write_colour_classes
 
 import main
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
@@ -26,13 +27,7 @@ TINY = ["--width_multiplier=0.0625", "--zdim=8", "--batch_size=8", "--precision=
 def pictures(tmp_path_factory) -> Path:
     """A folder of 3 classes of 12 JPEGs, 16 pixels each, class by colour."""
     root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for channel, name in enumerate(reversed(CLASSES)):
-        (root / name).mkdir()
-        for i in range(12):
-            image = rng.integers(0, 100, (16, 16, 3), np.uint8)
-            image[..., channel] += 120
-            Image.fromarray(image).save(root / name / f"{i:02d}.jpg", quality=95)
+    write_colour_classes(root, CLASSES, np.random.default_rng(0), file="{:02d}.jpg")
     return root
 
 
@@ -264,7 +259,7 @@ def at_call(number: int, act, function):
 
 SAVE = "simclr_tf.training.checkpoints.write_whole"
 STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
-LOOK = "simclr_tf.training.callbacks.embed"
+LOOK = "simclr_tf.training.callbacks.knn_monitor.embed"
 JOURNAL = "simclr_tf.training.run_folder.RunFolder._write_rows"
 RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
 

@@ -171,6 +171,26 @@ def test_what_fails_later_costs_the_run_nothing(tmp_path, wandb, capsys):
     assert said.count("--tracker=wandb failed: the server is gone") == 2
 
 
+def begun_and_resumed(folder, monkeypatch):
+    """A run's two lives as MLflow is told of them."""
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for resumed in (False, True):
+        tracking = Tracking("mlflow", folder)
+        with tracking.until_the_end():
+            tracking.begin({"batch_size": 4}, resumed=resumed)
+            tracking.keep_name()
+            yield tracking
+
+
+def train_told(tracking, first_step):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callback = tracking.callback(first_step=first_step)
+    model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
+    tracking.report({"config": {}, "accuracy": 0.5})
+
+
 def test_mlflow_is_told_settings_once_and_names_that_it_takes(tmp_path, monkeypatch):
     told = []
 
@@ -187,15 +207,9 @@ def test_mlflow_is_told_settings_once_and_names_that_it_takes(tmp_path, monkeypa
         made = ModuleType(module)
         vars(made).update(content)
         monkeypatch.setitem(sys.modules, module, made)
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    for resumed in (False, True):
-        tracking = Tracking("mlflow", tmp_path)
-        with tracking.until_the_end():
-            tracking.begin({"batch_size": 4}, resumed=resumed)
-            tracking.keep_name()
-            assert tracking.callback(0) == "callback"
-            tracking.report({"config": {}, "classes": {"tench, Tinca tinca": 3}})
+    for tracking in begun_and_resumed(tmp_path, monkeypatch):
+        assert tracking.callback(0) == "callback"
+        tracking.report({"config": {}, "classes": {"tench, Tinca tinca": 3}})
     begun = [entry[-1] for entry in told if entry[0] == "start_run"]
     assert [found["run_id"] for found in begun] == [None, "r1"]
     assert [entry[1] for entry in told if entry[0] == "log_params"] == [{"flag.batch_size": 4}]
@@ -222,18 +236,8 @@ def test_mlflow_has_settings_epochs_and_results(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow", reason="mlflow is not installed")
     monkeypatch.chdir(tmp_path)  # where its artifacts go
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
-    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"):
-        monkeypatch.delenv(name, raising=False)
-    for resumed in (False, True):
-        tracking = Tracking("mlflow", tmp_path)
-        with tracking.until_the_end():
-            tracking.begin({"batch_size": 4}, resumed=resumed)
-            tracking.keep_name()
-            model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-            model.compile("sgd", "mse")
-            callback = tracking.callback(first_step=int(resumed))
-            model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
-            tracking.report({"config": {}, "accuracy": 0.5})
+    for first_step, tracking in enumerate(begun_and_resumed(tmp_path, monkeypatch)):
+        train_told(tracking, first_step)
     name = json.loads((tmp_path / "tracker.json").read_text())["mlflow"]
     run = mlflow.MlflowClient().get_run(name)
     assert run.info.status == "FINISHED" and run.data.params["flag.batch_size"] == "4"
@@ -247,11 +251,7 @@ def test_wandb_has_settings_epochs_and_results(tmp_path, monkeypatch):
     tracking = Tracking("wandb", tmp_path)
     with tracking.until_the_end():
         tracking.begin({"batch_size": 4}, resumed=False)
-        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-        model.compile("sgd", "mse")
-        callback = tracking.callback(first_step=0)
-        model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
-        tracking.report({"config": {}, "accuracy": 0.5})
+        train_told(tracking, 0)
     assert list(tmp_path.glob("wandb/offline-run-*/run-*.wandb"))
 
 

@@ -8,6 +8,7 @@ from unittest import mock
 import keras
 import numpy as np
 import tensorflow as tf
+from PIL import Image
 
 from simclr_tf.losses import nt_xent
 from simclr_tf.models import BatchNormalization, ProjectionHead
@@ -58,6 +59,16 @@ def tiny_views(count=8, side=9, seed=0):
     base = rng.uniform(0.2, 0.8, (count, side, side, 3))
     noisy = (base + rng.normal(0, 0.02, base.shape) for _ in range(2))
     return tuple(view.clip(0, 1).astype(np.float32) for view in noisy)
+
+
+def write_colour_classes(folder, names, rng, *, count=12, side=16, file="{:02d}.png"):
+    """Writes a folder of pictures for each name, class by colour: red is that of the last."""
+    for channel, name in enumerate(reversed(names)):
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            image = rng.integers(0, 100, (side, side, 3), np.uint8)
+            image[..., channel] += 120
+            Image.fromarray(image).save(folder / name / file.format(index), quality=95)
 
 
 def norms(layers):

@@ -31,6 +31,7 @@ _COMPRESSED = {
     b"\xfd7zXZ": "unxz",
     b"(\xb5/\xfd": "unzstd",
 }
+_LINK = "a link to what is no file in the archive"
 _OF_MACOS = "__MACOSX"  # the folder of what its tools know about each file
 
 
@@ -56,7 +57,7 @@ class Archive:
     Attributes:
         members: Those that are files, by their names, such as "pets.zip/cat/a.jpg".
         folders: What is in each folder, by its name, such as "pets.zip/cat".
-        problems: Names that lead out of it, which are left out.
+        problems: Names that lead out of it, and links to folders, which are left out.
         root: The folder of all of it.
     """
 
@@ -67,6 +68,7 @@ class Archive:
         self.members: dict[str, Member] = {}
         self.folders = {container.path: _Folder()}
         self.root = ArchiveFolder(self, container.path)
+        leads_to: dict[str, str] = {}  # of links that lead to no file
         for inside, entry in entries.items():
             path = f"{container.path}/{inside}"
             if entry is None:
@@ -74,11 +76,15 @@ class Archive:
                 continue
             above, _, name = path.rpartition("/")
             self._add_folder(above).files.add(name)
-            fault = "a link to what is no file in the archive"
             make = _followed(entries, entry)
-            self.members[path] = (make or _unreadable(container, errno.ELOOP, fault))(path)
-            if make is None and not os.path.splitext(name)[1]:
-                problems.append(Problem("outside name", path, f"{fault}: pack what it leads to"))
+            if isinstance(make, _Link):
+                leads_to[path] = f"{container.path}/{make.target}".removesuffix("/.")
+                make = _unreadable(container, errno.ELOOP, _LINK)
+            self.members[path] = make(path)
+        # Of other names, those of images are named by who reads them, and no others are read.
+        for path, target in leads_to.items():
+            if target in self.folders or not os.path.splitext(path)[1]:
+                problems.append(Problem("outside name", path, f"{_LINK}: pack what it leads to"))
 
     def _add_folder(self, path: str) -> _Folder:
         if path not in self.folders:
@@ -255,10 +261,11 @@ def _unreadable(container: Container, number: int, reason: str) -> _Make:
     return functools.partial(Unreadable, container=container, fault=(number, reason))
 
 
-def _followed(entries: dict[str, _Entry], entry: _Entry) -> _Make | None:
-    """Returns what makes the file that an entry is or leads to; None where it leads to none."""
+def _followed(entries: dict[str, _Entry], entry: _Make | _Link) -> _Make | _Link:
+    """Returns what makes the file that an entry is or leads to, or the link that leads to none."""
     for _ in range(_MOST_LINKS):
-        if not isinstance(entry, _Link):
-            return entry
-        entry = entries.get(entry.target)
-    return None
+        following = entries.get(entry.target) if isinstance(entry, _Link) else None
+        if following is None:
+            break
+        entry = following
+    return entry

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr_tf.data.arrays import load_npz, load_tfds, npz_holds_masks, resized, to_channels
+from simclr_tf.data.arrays import load_npz, npz_holds_masks, resized, to_channels
 from simclr_tf.data.files import load_lists, measure, second_column, settle
 from simclr_tf.data.folders import holds_masks, load_folder
 from simclr_tf.data.label_pattern import label_by_name
@@ -16,6 +16,7 @@ from simclr_tf.data.problems import Report, refuse
 from simclr_tf.data.records import load_records
 from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
 from simclr_tf.data.sources import Source, Splits, each_split, hold_back
+from simclr_tf.data.tfds import load_tfds
 from simclr_tf.errors import UserError
 
 SHAPES_SIZE = (32, 32)
@@ -44,7 +45,8 @@ def load(
 
     Args:
         dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME" (also with splits,
-            "tfds:NAME:TRAIN:TEST"), "folder:PATH", "tfrecord:PATTERN" or "npz:FILE".
+            "tfds:NAME:TRAIN:TEST", and a namespace before NAME), "folder:PATH",
+            "tfrecord:PATTERN" or "npz:FILE".
         train_file_path: A list file that is read instead of `dataset`.
         val_file_path: The list file that is reported on.
         label_pattern: What finds the class in a file's name: see `label_pattern.label_by_name`.

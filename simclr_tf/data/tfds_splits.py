@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any, NamedTuple
 
 from simclr_tf.errors import UserError
 
 TEST_SPLITS = ("test", "validation")  # the first that is there and is not trained on
-# A version may follow the name's own colon, and Hugging Face's sets have one before their name.
-_NAME = re.compile(r"(?:huggingface:)?[^:]*(?::[\d.*]+(?=:|$))?")
+_NAME = re.compile(r"[^:]*(?::[\d.*]+(?=:|$))?")  # a version may follow the name's own colon
 _COLON = re.compile(r":(?![^\[]*\])")  # none of those in train[:10%]
 
 
@@ -23,15 +22,22 @@ class Wanted(NamedTuple):
     test: str = ""
 
 
-def read_wanted(text: str) -> Wanted:
+def read_wanted(text: str, namespaces: Container[str] = ()) -> Wanted:
     """Reads NAME, NAME:TRAIN or NAME:TRAIN:TEST; the splits are in TFDS's own language.
 
     NAME may have a config and a version (`voc/2007`, `mnist:3.*.*`).
 
+    Args:
+        text: What was asked for.
+        namespaces: Those of the community's sets: such a first part belongs to the name.
+
     Raises:
         UserError: There are more parts.
     """
-    name = _NAME.match(text)[0]  # type: ignore[index]  # it matches anything
+    first, colon, _ = text.partition(":")
+    start = len(first + colon) if first in namespaces else 0
+    end = _NAME.match(text, start).end()  # type: ignore[union-attr]  # it matches anything
+    name = text[:end]
     parts = [part.strip() for part in _COLON.split(text[len(name) :])]
     if len(parts) > 3:
         raise UserError(

@@ -12,21 +12,18 @@ import tensorflow as tf
 from simclr_tf import data, metrics, plots
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import (
-    Shard,
-    feature_batches,
-    labelled_batches,
-    plain_batches,
-)
+from simclr_tf.data.pipeline import feature_batches, labelled_batches, plain_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
+from simclr_tf.tasks.curves import draw_curves
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
 from simclr_tf.training.distribution import scope_of
 from simclr_tf.training.execution import choose_precision
 
 EVALUATION_BATCH_SIZE = 256
+CURVES = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,19 +169,9 @@ def _state_problem(
         tests = tf.data.Dataset.from_tensor_slices((embed(encoder, plain(test)), test.labels))
         return Problem(head, batches, tests.batch(EVALUATION_BATCH_SIZE))
 
-    def batches_of_images(first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        return labelled_batches(
-            train,
-            batch_size=config.batch_size,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            first_step=first,
-            last_step=last,
-            dtype=views_dtype,
-            shard=shard,
-        )
-
+    batches_of_images = fitting.batches_by_step(
+        labelled_batches, train, config, size=size, dtype=views_dtype
+    )
     labels = tf.data.Dataset.from_tensor_slices(test.labels).batch(EVALUATION_BATCH_SIZE)
     return Problem(classifier, batches_of_images, tf.data.Dataset.zip(plain(test), labels))
 
@@ -207,17 +194,7 @@ def _report(
     truth = np.asarray(test.labels)
     matrix = metrics.confusion_matrix(truth, logits.argmax(axis=1), logits.shape[1])
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
-    series = plots.series_of(run.folder.rows)
-    for name, title in (("loss", "Cross-entropy"), ("accuracy", "Accuracy")):
-        curves = {
-            label: series[column]
-            for label, column in (("train", name), ("test", f"val_{name}"))
-            if column in series
-        }
-        if not curves:  # the journal was removed
-            continue
-        path = run.folder.plots / f"{name}.png"
-        plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=name == "accuracy")
+    draw_curves(run.folder, CURVES, judged="test")
     accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)
     print(f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {len(test)} images", flush=True)
     return run.finish(

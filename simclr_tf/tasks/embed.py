@@ -23,7 +23,8 @@ from simclr_tf.evaluation.projector import MOST_POINTS, write_projector
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.pace import Pace
-from simclr_tf.tasks.predict import BATCH_PIXELS, MOST_TOGETHER, output_names
+from simclr_tf.tasks.predict import output_names
+from simclr_tf.tasks.together import images_together
 from simclr_tf.writing import write_whole
 
 TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"
@@ -164,8 +165,7 @@ def check_finite(h: np.ndarray) -> None:
 
 
 def _batches(source: data.Source, size: Size) -> Iterator[tf.Tensor]:
-    together = min(max(BATCH_PIXELS // (size[0] * size[1]), 1), MOST_TOGETHER)
-    yield from data.plain_batches(source, batch_size=together, size=size)
+    yield from data.plain_batches(source, batch_size=images_together(size), size=size)
 
 
 def project(head: ProjectionHead, h: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from simclr_tf.interop.files import check_suffix, read_file
 from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_torch, to_torch
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
+from simclr_tf.run_format import OLDER
 from simclr_tf.settings import read_all, show
 from simclr_tf.training.checkpoints import (
     Checkpoints,
@@ -188,7 +189,7 @@ def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
     folder = _run_of(checkpoint)
     trained = folder.settings() if folder else None
     if folder and trained:
-        trained = {"normalize_input": "none", "channels": 3} | trained  # those of older runs
+        trained = OLDER | trained
         there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
         shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
         return shape | {"normalize_input": normalization(shape["normalize_input"])}

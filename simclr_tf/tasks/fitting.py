@@ -116,6 +116,40 @@ def build_optimizer(
     )
 
 
+def batches_by_step(
+    make: Callable[..., tf.data.Dataset],
+    source: data.Source,
+    config: Config,
+    *,
+    size: tuple[int, int],
+    **arguments: Any,
+) -> ShardBatches:
+    """Returns what makes the batches of any steps, as `train` wants them.
+
+    Args:
+        make: A function of `data.pipeline` that makes batches of drawn views.
+        source: The images.
+        config: The settings.
+        size: (h, w) of the views.
+        **arguments: Further arguments of `make`.
+    """
+
+    def batches(first: int, last: int, shard: Shard) -> tf.data.Dataset:
+        return make(
+            source,
+            batch_size=config.batch_size,
+            recipe=config.recipe(),
+            seed=config.seed,
+            size=size,
+            first_step=first,
+            last_step=last,
+            shard=shard,
+            **arguments,
+        )
+
+    return batches
+
+
 def train(
     run: assembly.Run,
     model: keras.Model,

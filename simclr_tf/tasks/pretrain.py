@@ -54,10 +54,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
         config = encoders.adopt_encoder(config, checkpoint)
     # Validation is contrastive: its images are held back below, whether there is a test set or not.
     splits = datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True)
-    whole = splits.unlabelled if splits.unlabelled is not None else splits.train
-    train, held_back = whole, None
-    if config.val_fraction:
-        train, held_back = data.hold_back(whole, config.val_fraction, config.seed)
+    train, held_back = _share_out(config, splits)
     size = datasets.view_size(config, train)
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
@@ -69,20 +66,10 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     make_views = functools.partial(
         two_views, recipe=config.recipe(), seed=config.seed, size=size, dtype=run.execution.views
     )
-    augment = None
     if run.execution.augment_on_device:
         check_held(train)
-        augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
     loss = NTXent(config.temperature, similarity=config.similarity)
-    with scope_of(run.strategy):
-        model = _build_model(config, augment, checkpoint)
-        optimizer = fitting.build_optimizer(config, plan, model.trainable_variables)
-        model.compile(
-            optimizer,
-            loss,
-            jit_compile=run.execution.xla,
-            steps_per_execution=fitting.steps_per_execution(run, plan),
-        )
+    model = _compile_model(run, plan, loss, size, checkpoint)
     variables = _all_variables(model)
     monitor = _make_monitor(config, splits, size)
     validation = _validation(run, held_back, make_views)
@@ -99,19 +86,9 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
         return services.batches(functools.partial(of_train, shard=shard), train, first, last)
 
-    def drawn(first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        return drawn_batches(
-            train,
-            batch_size=config.batch_size,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            first_step=first,
-            last_step=last,
-            shard=shard,
-        )
-
-    batches = views if augment is None else drawn
+    batches: fitting.ShardBatches = views
+    if run.execution.augment_on_device:
+        batches = fitting.batches_by_step(drawn_batches, train, config, size=size)
     _plot_views(run, train, of_train(first_step=0, last_step=1))
     if not step:  # a run that is resumed has shown them
         show_picture(run.folder, run.folder.plots / "views.png")
@@ -145,6 +122,14 @@ def _reach_services(run: assembly.Run) -> Services:
             "Pass --strategy=none, or leave --data_service out."
         )
     return Services(addresses)
+
+
+def _share_out(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source | None]:
+    """Returns the images that are trained on, and those held back for the validation loss."""
+    whole = splits.unlabelled if splits.unlabelled is not None else splits.train
+    if not config.val_fraction:
+        return whole, None
+    return data.hold_back(whole, config.val_fraction, config.seed)
 
 
 def _validation(
@@ -192,6 +177,28 @@ def _build_model(
     if checkpoint is not None:
         encoders.load_encoder_weights(encoder, checkpoint)
     return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
+
+
+def _compile_model(
+    run: assembly.Run,
+    plan: fitting.Plan,
+    loss: NTXent,
+    size: tuple[int, int],
+    checkpoint: pathlib.Path | None,
+) -> SimCLR:
+    """Builds the model where the run's strategy wants it, ready for `fit`."""
+    augment = None
+    if run.execution.augment_on_device:
+        augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
+    with scope_of(run.strategy):
+        model = _build_model(run.config, augment, checkpoint)
+        model.compile(
+            fitting.build_optimizer(run.config, plan, model.trainable_variables),
+            loss,
+            jit_compile=run.execution.xla,
+            steps_per_execution=fitting.steps_per_execution(run, plan),
+        )
+    return model
 
 
 def _all_variables(model: SimCLR) -> Variables:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
+from simclr_tf.run_format import OLDER
 from simclr_tf.tasks.disk import check_room
 from simclr_tf.tasks.encoders import normalization
 from simclr_tf.tasks.same_images import check_same_images
@@ -158,9 +159,9 @@ def check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None
             f"{folder.path / 'config.yaml'}, got {', '.join(unknown)}. Go on with the version that "
             "the run began with."
         )
-    began = {"channels": 3, "label_pattern": ""} | began  # of runs before there were these
+    began = OLDER | began
     for each in (began, now):
-        each["normalize_input"] = normalization(str(each.get("normalize_input", "auto")))
+        each["normalize_input"] = normalization(str(each["normalize_input"]))
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in (now if names is None else names)

@@ -28,6 +28,7 @@ from simclr_tf.evaluation.tiles import segment_image
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.pixel_losses import PixelLoss, balanced_weights
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
+from simclr_tf.tasks.curves import draw_curves
 from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -396,16 +397,7 @@ def _name_unknown_best(run: assembly.Run, step: int) -> None:
 def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCounts) -> None:
     """Draws the curves, the classes' IoU and a sheet of test images."""
     folder, names = run.folder.plots, test.class_names
-    series = plots.series_of(run.folder.rows)
-    for name, title in CURVES.items():
-        curves = {
-            label: series[column]
-            for label, column in (("train", name), ("validation", f"val_{name}"))
-            if column in series
-        }
-        if curves:
-            path, share = folder / f"{name}.png", name != "loss"
-            plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=share)
+    draw_curves(run.folder, CURVES, judged="validation")
     ious = metrics.iou_per_class(counts.matrix)
     occur = np.flatnonzero(~np.isnan(ious))
     plots.plot_bars(

@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from simclr_tf.errors import UserError
 from simclr_tf.training.distribution import scope_of
-
-Logs = dict[str, Any] | None
+from simclr_tf.training.logs import Logs
 
 REMEDIES = "Begin again with a smaller --learning_rate, more --warmup_epochs or --precision=float32"
 

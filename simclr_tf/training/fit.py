@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from simclr_tf.training.logs import Logs
+
 Batches = Callable[[int, int], tf.data.Dataset]
-Logs = dict[str, Any] | None
 
 GPU_STEPS = 10
 

@@ -7,19 +7,17 @@ import functools
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
+from simclr_tf.training.logs import Logs
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.writing import write_whole
 
 TAG = "epoch_"  # what the names of all numbers begin with
 WEIGHTS = "weights/"  # and those of histograms
 PROFILED = (10, 20)  # steps; the ones before compile and warm up
-
-Logs = dict[str, Any] | None
 
 
 class TensorBoardLog(keras.callbacks.Callback):

@@ -49,7 +49,7 @@ from simclr_tf.evaluation.report.parts import (
     setup_of,
     spread_figure,
 )
-from simclr_tf.plots import MAX_CELLS_WRITTEN
+from simclr_tf.plots.confusion_matrix import MAX_CELLS_WRITTEN
 
 MAX_CONFUSIONS = 10  # pairs of classes listed as confused most often
 SPLIT_KEYS = ("chosen_on", "split", "on")  # of a protocol's settings: what chose them

@@ -18,9 +18,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.embed import check_finite, project
-from simclr_tf.tasks.predict import BATCH_PIXELS
-
-BATCH_SIZE = 256
+from simclr_tf.tasks.together import images_together
 
 
 class Features(NamedTuple):
@@ -93,7 +91,7 @@ class Subject:
         """Computes the features of an augmented view of images, float32 [M, F]."""
         batches = view_batches(
             source,
-            batch_size=self._together(),
+            batch_size=images_together(self.size),
             recipe=recipe,
             seed=self.config.seed,
             size=self.size,
@@ -102,12 +100,8 @@ class Subject:
         return embed(self.encoder, batches, count=len(source))
 
     def _embed(self, encoder: keras.Model, source: data.Source) -> np.ndarray:
-        batches = plain_batches(source, batch_size=self._together(), size=self.size)
+        batches = plain_batches(source, batch_size=images_together(self.size), size=self.size)
         return embed(encoder, batches, count=len(source))
-
-    def _together(self) -> int:
-        """Returns the images that go through an encoder together."""
-        return min(max(BATCH_PIXELS // (self.size[0] * self.size[1]), 1), BATCH_SIZE)
 
 
 def compute_h(subject: Subject) -> tuple[Features, float]:

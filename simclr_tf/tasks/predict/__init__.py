@@ -1,0 +1,126 @@
+"""Prediction: a trained classification or segmentation, run over images without labels."""
+
+from __future__ import annotations
+
+import pathlib
+import time
+from typing import Any
+
+from simclr_tf import data
+from simclr_tf.config import Config
+from simclr_tf.data.decode import limit_pixels
+from simclr_tf.errors import UserError
+from simclr_tf.tasks import assembly, datasets
+from simclr_tf.tasks.disk import naming_the_way_on
+from simclr_tf.tasks.pace import Pace
+from simclr_tf.tasks.predict.classifier import Classifier
+from simclr_tf.tasks.predict.naming import output_names
+from simclr_tf.tasks.predict.output_folder import OutputFolder
+from simclr_tf.tasks.predict.segmenter import Segmenter
+from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
+from simclr_tf.tasks.predict.work import Work
+from simclr_tf.training.execution import choose_execution
+from simclr_tf.training.folder_lock import hold_folder
+from simclr_tf.training.run_folder import RunFolder
+
+__all__ = ["build_model", "output_names", "read_run", "run"]
+
+UNUSED = (
+    "strategy",
+    "xla",
+    "cache",
+    "val_fraction",
+    "num_classes",
+    "label_fraction",
+    "tracker",
+    "profile",
+    "histograms",
+)
+
+
+def run(config: Config) -> dict[str, Any]:
+    """Predicts with a trained run and returns what results.json holds.
+
+    Writes `config.predict_save_path`: a table, a contact sheet and, of a segmentation, a mask and
+    an overlay for each image, of the image's own size.
+
+    Raises:
+        UserError: There is no such run, no such data, or the folder is not free.
+    """
+    started = time.monotonic()
+    limit_pixels(config.max_pixels)
+    _check_flags(config)
+    trained = read_run(config)
+    path = _output_path(config, trained)
+    with (
+        hold_folder(path, task=config.task, flag="predict_save_path"),
+        naming_the_way_on(config, RunFolder(path)),
+    ):
+        return _predict(config, trained, OutputFolder(path), started)
+
+
+def _predict(
+    config: Config, trained: Trained, folder: OutputFolder, started: float
+) -> dict[str, Any]:
+    folder.check(overwrite=config.overwrite)
+    execution = choose_execution(config.precision, "false")
+    source = _load_source(config.replace(channels=trained.config.channels))
+    model = build_model(trained)
+    print(
+        f"predicts the {len(source)} images of {source.name} with {trained.checkpoint} "
+        f"({trained.config.task}, {len(trained.class_names)} classes)",
+        flush=True,
+    )
+    _name_unused(config, trained)
+    work = Work(config, trained, model, source, folder, output_names(source))
+    task: Segmenter | Classifier
+    task = Segmenter(work) if trained.config.task == "segmentation" else Classifier(work)
+    folder.begin()
+    pace = Pace(len(source))
+    task.predict_all(pace)
+    run = assembly.Run(config, execution, RunFolder(folder.path), started)
+    return run.finish(
+        **task.report(),
+        num_images=len(source),
+        num_skipped=source.skipped,
+        class_names=list(trained.class_names),
+        run=str(trained.path),
+        run_task=trained.config.task,
+        checkpoint=str(trained.checkpoint),
+        images_per_second=pace.images_per_second,
+        peak_memory_bytes=assembly.peak_memory_bytes(),
+    )
+
+
+def _check_flags(config: Config) -> None:
+    """Raises UserError for a flag that would ask for something else than is done."""
+    if config.resume:
+        raise UserError(
+            "Expected a prediction from its beginning, got --resume. Pass --overwrite to replace "
+            "what lies in the folder."
+        )
+
+
+def _name_unused(config: Config, trained: Trained) -> None:
+    """Prints the flags that were given where the run has its own settings."""
+    known = trained.config.task == "segmentation" or trained.view_size is not None
+    names = [*UNUSED, *(("input_size", "crop_size") if known else ())]
+    given = [f"--{name}" for name in names if name in config.given]
+    # With --config=RUN/config.yaml all settings of the run are given.
+    if given and not config.config:
+        print(f"not used here: {', '.join(given)}", flush=True)
+
+
+def _output_path(config: Config, trained: Trained) -> pathlib.Path:
+    if config.predict_save_path:
+        return pathlib.Path(config.predict_save_path)
+    chosen = config.init_weights == "auto" or "finetune_save_path" in config.given
+    base = pathlib.Path(config.finetune_save_path) if chosen else trained.path
+    return base / "predictions"
+
+
+def _load_source(config: Config) -> data.Source:
+    """Loads the images that are reported on, all where there is one set; each of its own size."""
+    plain = config.replace(input_size=(0, 0), cache="false", val_fraction=0.0, num_classes=0)
+    splits = datasets.load_splits(plain, some_labels=True)
+    return splits.train if splits.test is None else splits.test

@@ -1,0 +1,147 @@
+"""What a training writes to its run folder: the journal and checkpoints."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from simclr_tf.training.checkpoints import Variables, numbered_variables, read_arrays, restore
+from simclr_tf.training.distribution import spans_workers
+from simclr_tf.training.logs import Logs
+from simclr_tf.training.run_folder import RunFolder
+
+Arrays = dict[str, np.ndarray]
+
+
+class Journal(keras.callbacks.Callback):
+    """Writes each epoch's metrics to the run folder's `metrics.csv`."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        step = self.model.trained_steps
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        rate = float(self.model.optimizer.learning_rate)
+        self.folder.add_row({"epoch": epoch + 1, "step": step, "learning_rate": rate, **values})
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves after every few epochs, at the end, and at once when the process is told to stop.
+
+    On SIGINT (Ctrl-C) or SIGTERM the step in hand is finished and saved, then KeyboardInterrupt is
+    raised: the run can be resumed from exactly there. At the end of an epoch its evaluation is
+    finished first, so that its line of the journal is not lost. A second signal raises at once.
+
+    A checkpoint within an epoch holds the epoch's means so far, too: a run that is taken up there
+    goes on with them. It must come last, after the journal.
+
+    Args:
+        folder: The run's folder.
+        variables: What is saved.
+        every_epochs: Epochs between two checkpoints.
+        steps_per_epoch: Steps of a whole epoch.
+        check: Raises where the variables are not to be saved.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        variables: Variables,
+        *,
+        every_epochs: int,
+        steps_per_epoch: int,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.variables = variables
+        self.every_epochs = every_epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.check = check
+        self._told_to_stop = False
+        self._handlers: dict[int, Any] = {}
+        self._saved = -1
+        self._so_far: tuple[int, Arrays] = (-1, {})  # a step within an epoch, and its means
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+            except ValueError:  # not in the main thread: the caller handles signals
+                return
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        if self._told_to_stop:
+            raise KeyboardInterrupt
+        self._told_to_stop = True
+        # Not by print, which may be what was interrupted.
+        os.write(2, b"\nstops after this step, or this evaluation; once more stops at once\n")
+
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        """Goes on with the means of an epoch that is taken up where another run left it."""
+        step = self.model.trained_steps
+        # Not the newest, which may be a damaged one that was passed by.
+        path = self.folder.checkpoints.path_of(step)
+        spread = spans_workers(self.model.distribute_strategy)  # the leader alone has the file
+        if step % self.steps_per_epoch and path.exists() and not spread:
+            arrays, metrics = read_arrays(path), self._epoch_metrics()
+            if metrics.keys() == {name for name in arrays if name.startswith("epoch/")}:
+                restore(metrics, arrays, str(path))
+
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        if self._told_to_stop and batch + 1 < self.params["steps"]:
+            self._stop()
+
+    def on_test_begin(self, logs: Logs = None) -> None:
+        self._keep_so_far()  # validation counts in the same metrics, from 0
+
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        if self._told_to_stop:
+            self._stop()
+        if self.model.trained_steps % (self.every_epochs * self.steps_per_epoch) == 0:
+            self.save()
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        self.save()
+        self.restore_handlers()
+        if self._told_to_stop:  # while it was saved
+            self._stop()
+
+    def save(self) -> None:
+        """Writes a checkpoint, unless the newest is of this very step."""
+        step = self.model.trained_steps
+        if step != self._saved:
+            self.check()
+            self._keep_so_far()
+            so_far = self._so_far[1] if step % self.steps_per_epoch and self.variables else {}
+            self.folder.checkpoints.save({**self.variables, **so_far}, step=step)
+            self._saved = step
+
+    def restore_handlers(self) -> None:
+        """Hands the signals back; Keras tells no callback of a training that ends with an error."""
+        while self._handlers:
+            signal.signal(*self._handlers.popitem())
+
+    def _stop(self) -> None:
+        self.save()
+        self.restore_handlers()
+        raise KeyboardInterrupt(f"step {self._saved} is saved")
+
+    def _keep_so_far(self) -> None:
+        if spans_workers(self.model.distribute_strategy):
+            return  # to read a metric, all workers would have to meet: one told to stop is alone
+        step = self.model.trained_steps
+        if step % self.steps_per_epoch and step != self._so_far[0]:
+            metrics = self._epoch_metrics().items()
+            self._so_far = step, {name: np.asarray(metric) for name, metric in metrics}
+
+    def _epoch_metrics(self) -> Variables:
+        metrics = [variable for metric in self.model.metrics for variable in metric.variables]
+        return numbered_variables("epoch", metrics)
