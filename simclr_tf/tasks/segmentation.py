@@ -425,4 +425,10 @@ def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCount
         class_names=names,
         ignore_label=judge.ignore_label,
         title="Test images",
+        iou=[
+            metrics.mean_iou(
+                metrics.confusion_matrix(truth, found, len(names), ignore_label=judge.ignore_label)
+            )
+            for truth, found in zip(masks, classes, strict=True)
+        ],
     )
