@@ -81,12 +81,13 @@ def _up_convolution(
 ) -> keras.KerasTensor:
     # A 3x3 convolution at the size of the image would be the most expensive of the decoder, and
     # there is no skip to mix in: each pixel gets one of four linear maps of the pixel below it.
+    # Four maps drawn apart would lay a lattice over the prediction until training has undone it.
     x = keras.layers.Conv2DTranspose(
         channels,
         2,
         strides=2,
         use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(),
+        kernel_initializer=RepeatedKernel(),
         name=f"{name}_up",
     )(x)
     x = CutToSize(name=f"{name}_cut")([x, images])
@@ -103,6 +104,24 @@ def _convolution(x: keras.KerasTensor, channels: int, kernel: int, name: str) ->
         kernel_initializer=keras.initializers.VarianceScaling(),
         name=name,
     )(x)
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class RepeatedKernel(keras.initializers.VarianceScaling):
+    """Draws one 1x1 kernel for all places of an up-convolution's (arXiv 1707.02937).
+
+    With a kernel as large as its stride the layer begins as a 1x1 convolution whose pixels are
+    repeated. The kernel is [h, w, channels, inputs], as Keras' transposed ones.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(mode="fan_out", seed=seed)  # inputs come last
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
+        return tf.tile(super().__call__((1, 1, *shape[2:]), dtype), [*shape[:2], 1, 1])
+
+    def get_config(self) -> dict:
+        return {"seed": super().get_config()["seed"]}
 
 
 @keras.saving.register_keras_serializable("simclr_tf")

@@ -41,6 +41,7 @@ from simclr_tf.training.run_folder import Row
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
+HARDLY_FOUND = 0.01  # IoU
 CURVES = {"loss": "Loss", "mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"}
 
 
@@ -345,6 +346,7 @@ def _judge_test(
         flush=True,
     )
     ious = metrics.iou_per_class(chosen.matrix)
+    _name_hardly_found(test.class_names, ious)
     return chosen, {
         "mean_iou": assembly.rounded(chosen.mean_iou),
         "pixel_accuracy": assembly.rounded(chosen.pixel_accuracy),
@@ -362,6 +364,18 @@ def _judge_test(
             "pixel_accuracy": assembly.rounded(last.pixel_accuracy),
         },
     }
+
+
+def _name_hardly_found(names: tuple[str, ...], ious: np.ndarray) -> None:
+    """Prints the classes that a mean IoU counts as nothing: it says more of these than of all."""
+    found_not = [name for name, iou in zip(names, ious, strict=True) if iou < HARDLY_FOUND]
+    if found_not and len(found_not) <= CLASSES_LISTED:
+        print(
+            f"hardly found, IoU below {100 * HARDLY_FOUND:g} %: {', '.join(found_not)}. Classes "
+            "that are rare are learnt last: train longer, or try --class_weights=balanced or "
+            "--dice_weight=1",
+            flush=True,
+        )
 
 
 def _best_row(run: assembly.Run) -> Row | None:
@@ -405,7 +419,8 @@ def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCount
         }
         if curves:
             path, share = folder / f"{name}.png", name != "loss"
-            plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=share)
+            of = f", {next(iter(curves))}" if len(curves) == 1 else ""  # there is no legend then
+            plots.plot_curves(curves, path, title=title + of, x=series["epoch"], percent=share)
     ious = metrics.iou_per_class(counts.matrix)
     occur = np.flatnonzero(~np.isnan(ious))
     plots.plot_bars(
