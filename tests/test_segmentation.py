@@ -23,6 +23,7 @@ from simclr_tf.evaluation.segmentation import (
     make_segment,
     scale_rule,
 )
+from simclr_tf.tasks import segmentation
 from simclr_tf.training.callbacks import best_row
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 
@@ -365,6 +366,14 @@ def test_best_weights_are_not_lost_or_taken_for_those_of_another_run(scenes, tmp
     assert "an unfinished one" in capsys.readouterr().err
     assert segment_scenes(tmp_path, scenes, "--val_fraction=0", "--overwrite") == 2  # no test set
     assert (tmp_path / "checkpoints/best.safetensors").exists()
+
+
+def test_classes_that_are_hardly_found_are_named(capsys):
+    names = ("road", "pole", "bicycle", "absent")
+    segmentation._name_hardly_found(names, np.array([0.8, 0.0, 0.009, np.nan]))
+    assert "IoU below 1 %: pole, bicycle. " in capsys.readouterr().out
+    segmentation._name_hardly_found(names, np.array([0.8, 0.01, 0.2, np.nan]))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_class_that_is_ignored_is_never_predicted(tmp_path):

@@ -175,7 +175,7 @@ def test_every_pixel_sees_the_place_where_it_lies(source, halved, size):
     images = random_images(2, *size)
     step = dict(zip(STAGES, [2, 4, 8, 16, 32] if halved else [1, 1, 2, 4, 8], strict=True))[source]
     rows, columns = (np.arange(side) // step * step for side in size)
-    # A norm that has seen nothing divides by sqrt(1 + 1e-5); there are at most 9.
+    # A norm that has seen nothing divides by sqrt(1 + 1e-5); there are at most 10.
     np.testing.assert_allclose(model(images), images[:, rows][:, :, columns], rtol=1e-4)
 
 
@@ -271,6 +271,15 @@ def test_under_xla_logits_gradients_and_statistics_agree_with_eager():
 
 
 # --- First weights ---
+
+
+def test_the_decoder_begins_alike_however_large_the_encoders_maps_are():
+    encoder = subsampling_encoder(halved=True)
+    model, images = unet(encoder, CLASSES), random_images(2, 64, 64)
+    first = model(images, training=True)
+    kernel, bias = encoder.get_layer("stem_conv").get_weights()
+    encoder.get_layer("stem_conv").set_weights([10.0 * kernel, bias])
+    np.testing.assert_allclose(model(images, training=True), first, atol=0.01 * np.std(first))
 
 
 def test_an_up_convolution_begins_as_repeated_pixels_and_learns_each_place_apart():

@@ -17,9 +17,10 @@ LEAST_LAST_CHANNELS = 16  # of what the logits are computed from
 def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras.Model:
     """Builds a segmenter: images float [N, H, W, 3] in [0, 1] -> logits float32 [N, H, W, K].
 
-    From stage 4 upwards over stages 3, 2, 1 and the stem each level halves the channels by a 1x1
-    convolution, repeats pixels up to the size of the encoder's map, puts the two side by side and
-    convolves twice. Where the stem has halved the image, a last 2x2 up-convolution undoes it.
+    All maps of the encoder are normalised. From stage 4 upwards over stages 3, 2, 1 and the stem
+    each level halves the channels by a 1x1 convolution, repeats pixels up to the size of the
+    encoder's map, puts the two side by side and convolves twice. Where the stem has halved the
+    image, a last 2x2 up-convolution undoes it.
 
     Images of any size are taken, 1 pixel too: each halving of the encoder rounds up, so what has
     been doubled is at most a row and a column too large, and is cut.
@@ -41,7 +42,12 @@ def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras
     ]
     levels[-1] = max(levels[-1], LEAST_LAST_CHANNELS)
 
-    *skips, x = maps
+    # Pre-training makes the maps ten times as large as the decoder's own: what comes from below
+    # would be drowned beside them.
+    *skips, x = [
+        BatchNormalization(name=f"decoder_{name}_norm")(each)
+        for name, each in zip(STAGES, maps, strict=True)
+    ]
     doubled = {"stage3", "stage2", "stage1"} | ({"stem"} if halved else set())
     for name, skip, channels in zip(reversed(STAGES[:-1]), reversed(skips), levels, strict=False):
         x = _merge(x, skip, channels, name in doubled, f"decoder_{name}")
