@@ -625,10 +625,12 @@ def test_a_table_is_offered_that_lacks_the_names_alone(one, tmp_path):
 
 
 def test_photographs_are_no_masks_that_lack_a_table(one, tmp_path, rng):
-    dataset = one(*np.zeros((2, 20, 20)))
+    dataset = one(*np.zeros((3, 20, 20)))
     for i in range(2):
         save(tmp_path / "masks" / f"{i}.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
-    assert "in more than 256 colours" in message_of(dataset)
+    save(tmp_path / "masks" / "2.png", np.zeros((20, 21), np.uint8))
+    message = message_of(dataset)
+    assert "in more than 256 colours" in message and "2.png: expected 20x20" in message
 
 
 def test_indices_outside_the_table(one, tmp_path):

@@ -54,11 +54,11 @@ def check_masks(splits: Splits, rules: MaskRules) -> Splits:
     sources, masks, found = _read_all(splits, rules)
     wrong = _wrong(masks, found, rules)
     coloured = [fault for _, fault in wrong if isinstance(fault, NoColourTable)]
-    if len(coloured) > 1:
-        raise UserError(_name_colours(coloured))
     if wrong:
-        named = [_fault(*one, rules) for one in wrong[:MASKS_NAMED]]
-        raise UserError(name_first([*named, *wrong[MASKS_NAMED:]], MASKS_NAMED))
+        one_by_one = [one for one in wrong if not isinstance(one[1], NoColourTable)]
+        named = [_fault(*one, rules) for one in one_by_one[:MASKS_NAMED]]
+        faults = [name_first([*named, *one_by_one[MASKS_NAMED:]], MASKS_NAMED)] if named else []
+        raise UserError("\n".join([*faults, *([_name_colours(coloured)] if coloured else [])]))
     names = _check_together(sources, masks, found, rules)
     return Splits(*(dataclasses.replace(s, class_names=names, labels=None) for s in sources))
 
@@ -197,7 +197,8 @@ def _fault(mask: _Mask, values: set[int] | UserError, rules: MaskRules) -> str:
 def _name_colours(faults: list[NoColourTable]) -> str:
     """Names the first of the masks that need a table, and the table itself, but for its names."""
     pixels = sum((fault.pixels for fault in faults), Counter[str]())
-    head = f"{faults[0]}\n{len(faults)} masks are coloured"
+    number = "1 mask is" if len(faults) == 1 else f"{len(faults)} masks are"
+    head = f"{faults[0]}\n{number} coloured"
     if len(pixels) > MOST_CLASSES:
         return (
             f"{head}, in more than {MOST_CLASSES} colours: edges that were blurred, or other "

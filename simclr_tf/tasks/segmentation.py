@@ -371,9 +371,8 @@ def _name_hardly_found(names: tuple[str, ...], ious: np.ndarray) -> None:
     found_not = [name for name, iou in zip(names, ious, strict=True) if iou < HARDLY_FOUND]
     if found_not and len(found_not) <= CLASSES_LISTED:
         print(
-            f"hardly found, IoU below {100 * HARDLY_FOUND:g} %: {', '.join(found_not)}. Classes "
-            "that are rare are learnt last: train longer, or try --class_weights=balanced or "
-            "--dice_weight=1",
+            f"hardly found, IoU below {100 * HARDLY_FOUND:g} %: {', '.join(found_not)}. Train "
+            "longer; where they are rare, try --class_weights=balanced or --dice_weight=1",
             flush=True,
         )
 
