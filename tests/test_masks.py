@@ -610,6 +610,29 @@ def test_values_outside_are_placed_and_mended(one):
     assert "Pass --num_classes=13, or mend" in message_of(dataset, MaskRules(11, 255))
 
 
+def test_a_table_is_offered_that_lacks_the_names_alone(one, tmp_path):
+    dataset = one([[0, 2, 2]], [[2, 4, 4]], [[0, 0, 0]])
+    for i, pixels in enumerate(([[0, 2, 2]], [[2, 4, 4]])):
+        save(tmp_path / "masks" / f"{i}.png", COLOURS[np.array(pixels)])
+    message = message_of(dataset)
+    assert message.count("expected the number") == 1 and "2 masks are coloured" in message
+    lines = message.split("table:\n")[1].splitlines()
+    spelled = [" ".join(map(str, COLOURS[k])) for k in (2, 4, 0)]  # the most frequent first
+    assert lines == [f"{c} # {s} %" for c, s in zip(spelled, (50, 33, 17), strict=True)]
+    (tmp_path / "table.txt").write_text("\n".join(lines))
+    colours, names = read_colour_table(tmp_path / "table.txt")
+    assert load_masks(dataset, MaskRules(0, None, colours, names)).train.class_names == names
+
+
+def test_photographs_are_no_masks_that_lack_a_table(one, tmp_path, rng):
+    dataset = one(*np.zeros((3, 20, 20)))
+    for i in range(2):
+        save(tmp_path / "masks" / f"{i}.png", rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+    save(tmp_path / "masks" / "2.png", np.zeros((20, 21), np.uint8))
+    message = message_of(dataset)
+    assert "in more than 256 colours" in message and "2.png: expected 20x20" in message
+
+
 def test_indices_outside_the_table(one, tmp_path):
     dataset = one([[0, 1]])
     save(tmp_path / "masks" / "0.png", palette_image(np.array([[0, 5]], np.uint8)))

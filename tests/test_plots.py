@@ -96,6 +96,8 @@ def test_bars_write_their_values():
     assert texts(numbers) == ["1", "25", "300"]
     assert [bar.get_width() for bar in numbers.patches] == [1.0, 25.0, 300.0]
     assert [label.get_text() for label in percentages.get_yticklabels()] == NAMES
+    # Shares are seen as shares of the whole width, however small the largest is.
+    assert percentages.get_xlim()[1] >= 1.0 and numbers.get_xlim()[1] < 400.0
 
 
 def test_bars_that_are_all_zero(path):

@@ -13,7 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import main
-from simclr_tf import metrics
+from simclr_tf import metrics, plots
 from simclr_tf.augment import Recipe
 from simclr_tf.data import Source
 from simclr_tf.data.pipeline import masked_batches, plain_masked_batches
@@ -23,6 +23,7 @@ from simclr_tf.evaluation.segmentation import (
     make_segment,
     scale_rule,
 )
+from simclr_tf.tasks import segmentation
 from simclr_tf.training.callbacks import best_row
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 
@@ -236,7 +237,11 @@ def final_arrays(folder: Path) -> dict[str, np.ndarray]:
     return read_arrays(Checkpoints(folder / "checkpoints").newest())
 
 
-def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
+def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path, monkeypatch):
+    drawn, draw = [], plots.plot_segmentation
+    monkeypatch.setattr(
+        plots, "plot_segmentation", lambda *a, **k: (drawn.append((a, k)), draw(*a, **k))
+    )
     assert segment_scenes(tmp_path, scenes, "--val_fraction=0.2", "--num_epochs=3") == 0
     results = results_of(tmp_path)
     common = {"task", "config", "versions", "device", "seconds", "images_per_second"}
@@ -251,14 +256,21 @@ def test_a_segmentation_leaves_what_the_contract_names(scenes, tmp_path):
     assert results["config"]["stem"] == "small"
     assert results["checkpoint"] == "best"
     assert step_of(tmp_path / "checkpoints/best.safetensors") == results["best_step"]
-    plots = {path.name for path in (tmp_path / "plots").iterdir()}
-    assert plots == {
+    names = {path.name for path in (tmp_path / "plots").iterdir()}
+    assert names == {
         "iou_per_class.png",
         "loss.png",
         "mean_iou.png",
         "pixel_accuracy.png",
         "segmentation.png",
     }
+    (((_, truths, found, _), options),) = drawn
+    for truth, classes, iou in zip(truths, found, options["iou"], strict=True):
+        both = [np.sum((truth == k) & (classes == k)) for k in (0, 1)]
+        either = [np.sum(((truth == k) | (classes == k)) & (truth != VOID)) for k in (0, 1)]
+        assert iou == pytest.approx(
+            np.mean([b / e for b, e in zip(both, either, strict=True) if e])
+        )
     facts = json.loads((tmp_path / "model.json").read_text())
     assert facts.pop("initial_weights") == "random"
     assert facts == {"class_names": ["0", "1"], "view_size": [16, 16], "trained_on": None}
@@ -354,6 +366,14 @@ def test_best_weights_are_not_lost_or_taken_for_those_of_another_run(scenes, tmp
     assert "an unfinished one" in capsys.readouterr().err
     assert segment_scenes(tmp_path, scenes, "--val_fraction=0", "--overwrite") == 2  # no test set
     assert (tmp_path / "checkpoints/best.safetensors").exists()
+
+
+def test_classes_that_are_hardly_found_are_named(capsys):
+    names = ("road", "pole", "bicycle", "absent")
+    segmentation._name_hardly_found(names, np.array([0.8, 0.0, 0.009, np.nan]))
+    assert "IoU below 1 %: pole, bicycle. " in capsys.readouterr().out
+    segmentation._name_hardly_found(names, np.array([0.8, 0.01, 0.2, np.nan]))
+    assert capsys.readouterr().out == ""
 
 
 def test_a_class_that_is_ignored_is_never_predicted(tmp_path):

@@ -12,7 +12,7 @@ from tiny import norms, policy
 
 from simclr_tf.models import decoder_variables, resnet, unet
 from simclr_tf.models.resnet import DEPTHS, STAGES, STEMS
-from simclr_tf.models.unet import CutToSize
+from simclr_tf.models.unet import CutToSize, RepeatedKernel
 
 SMALL = 0.0625  # width multiplier of the encoders that are run
 CLASSES = 5
@@ -175,7 +175,7 @@ def test_every_pixel_sees_the_place_where_it_lies(source, halved, size):
     images = random_images(2, *size)
     step = dict(zip(STAGES, [2, 4, 8, 16, 32] if halved else [1, 1, 2, 4, 8], strict=True))[source]
     rows, columns = (np.arange(side) // step * step for side in size)
-    # A norm that has seen nothing divides by sqrt(1 + 1e-5); there are at most 9.
+    # A norm that has seen nothing divides by sqrt(1 + 1e-5); there are at most 10.
     np.testing.assert_allclose(model(images), images[:, rows][:, :, columns], rtol=1e-4)
 
 
@@ -268,6 +268,32 @@ def test_under_xla_logits_gradients_and_statistics_agree_with_eager():
         results.append([logits.numpy(), *(g.numpy() for g in gradients), *statistics])
     for eager, compiled in zip(*results, strict=True):
         np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
+
+
+# --- First weights ---
+
+
+def test_the_decoder_begins_alike_however_large_the_encoders_maps_are():
+    encoder = subsampling_encoder(halved=True)
+    model, images = unet(encoder, CLASSES), random_images(2, 64, 64)
+    first = model(images, training=True)
+    kernel, bias = encoder.get_layer("stem_conv").get_weights()
+    encoder.get_layer("stem_conv").set_weights([10.0 * kernel, bias])
+    np.testing.assert_allclose(model(images, training=True), first, atol=0.01 * np.std(first))
+
+
+def test_an_up_convolution_begins_as_repeated_pixels_and_learns_each_place_apart():
+    model = unet(small_encoder("imagenet"), CLASSES)
+    layer = model.get_layer("decoder_image_up")
+    x = random_images(1, 5, 6)[..., :1] * np.ones(layer.input.shape[-1], np.float32)
+    y = np.asarray(layer(x))
+    for row, column in ((0, 1), (1, 0), (1, 1)):
+        np.testing.assert_array_equal(y[:, row::2, column::2], y[:, ::2, ::2])
+    # The spread is that of a 1x1 convolution of as many inputs.
+    kernel = np.asarray(RepeatedKernel(seed=1)((2, 2, 400, 50)))
+    assert kernel.std() == pytest.approx(50**-0.5, rel=0.02)
+    again = RepeatedKernel.from_config(RepeatedKernel(seed=1).get_config())
+    np.testing.assert_array_equal(again((2, 2, 400, 50)), kernel)
 
 
 # --- Files ---

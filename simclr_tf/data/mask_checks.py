@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from simclr_tf.data.files import name_first, read_each
-from simclr_tf.data.masks import MOST_CLASSES, MaskRules, spell_pixels
+from simclr_tf.data.masks import MOST_CLASSES, MaskRules, NoColourTable, spell_pixels
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.errors import UserError
 
@@ -52,9 +53,12 @@ def check_masks(splits: Splits, rules: MaskRules) -> Splits:
     _check_rules(rules)
     sources, masks, found = _read_all(splits, rules)
     wrong = _wrong(masks, found, rules)
+    coloured = [fault for _, fault in wrong if isinstance(fault, NoColourTable)]
     if wrong:
-        named = [_fault(*one, rules) for one in wrong[:MASKS_NAMED]]
-        raise UserError(name_first([*named, *wrong[MASKS_NAMED:]], MASKS_NAMED))
+        one_by_one = [one for one in wrong if not isinstance(one[1], NoColourTable)]
+        named = [_fault(*one, rules) for one in one_by_one[:MASKS_NAMED]]
+        faults = [name_first([*named, *one_by_one[MASKS_NAMED:]], MASKS_NAMED)] if named else []
+        raise UserError("\n".join([*faults, *([_name_colours(coloured)] if coloured else [])]))
     names = _check_together(sources, masks, found, rules)
     return Splits(*(dataclasses.replace(s, class_names=names, labels=None) for s in sources))
 
@@ -188,6 +192,22 @@ def _fault(mask: _Mask, values: set[int] | UserError, rules: MaskRules) -> str:
         shown.append(f"{len(outside) - VALUES_NAMED} more values")
     are = "is" if len(outside) == 1 else "are"
     return f"{mask}: {', '.join(shown)} {are} outside 0..{num_classes - 1} ({reason}). {remedy}"
+
+
+def _name_colours(faults: list[NoColourTable]) -> str:
+    """Names the first of the masks that need a table, and the table itself, but for its names."""
+    pixels = sum((fault.pixels for fault in faults), Counter[str]())
+    number = "1 mask is" if len(faults) == 1 else f"{len(faults)} masks are"
+    head = f"{faults[0]}\n{number} coloured"
+    if len(pixels) > MOST_CLASSES:
+        return (
+            f"{head}, in more than {MOST_CLASSES} colours: edges that were blurred, or other "
+            "images. Make them again from the original, without smoothing."
+        )
+    lines = (f"{colour} # {100 * n / pixels.total():.2g} %" for colour, n in pixels.most_common())
+    return f"{head}. Their colours with the shares of the pixels, for that table:\n" + "\n".join(
+        lines
+    )
 
 
 def _check_255(masks: list[_Mask], found: list[set[int]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,19 @@ MOST_CLASSES = 256
 _LOSSY = ("JPEG", "MPO", "JPEG2000", "WEBP", "AVIF")  # some can be exact, which none tells
 # Pillow spreads grays of fewer bits over 0..255; in a mask they are numbers of classes.
 _GRAY_STEPS = {"L;2": 85, "L;4": 17}
+
+
+class NoColourTable(UserError):
+    """A colour-coded mask, and no table that says which class a colour is.
+
+    Attributes:
+        pixels: The pixels of each of its colours, 'red green blue', of the `MOST_CLASSES` + 1 most
+            frequent ones.
+    """
+
+    def __init__(self, message: str, pixels: Counter[str]) -> None:
+        super().__init__(message)
+        self.pixels = pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,10 +178,11 @@ def values_of(pixels: np.ndarray, colours: np.ndarray | None, name: str) -> np.n
     odd = (pixels != pixels[..., :1]).any(-1)
     if odd.any():
         colour = pixels[odd][0]
-        raise UserError(
+        raise NoColourTable(
             f"{name}: expected the number of a class in every pixel, got the colour "
             f"{_spell(colour)} {spell_pixels((pixels == colour).all(-1))}. Pass "
-            "--mask_colors=FILE, a table with a line `red green blue name` for each class."
+            "--mask_colors=FILE, a table with a line `red green blue name` for each class.",
+            _count_colours(pixels),
         )
     return pixels[..., 0].astype(np.uint8)
 
@@ -193,6 +208,12 @@ def _codes(colours: np.ndarray) -> np.ndarray:
     """Makes one number of each colour: [..., 3] -> int32 [...]."""
     red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
     return (red << 16) | (green << 8) | blue
+
+
+def _count_colours(pixels: np.ndarray) -> Counter[str]:
+    colours, counts = np.unique(pixels.reshape(-1, 3), axis=0, return_counts=True)
+    most = np.argsort(-counts, kind="stable")[: MOST_CLASSES + 1]
+    return Counter({_spell(colours[index]): int(counts[index]) for index in most})
 
 
 def _spell(colour: tuple[int, ...] | np.ndarray) -> str:

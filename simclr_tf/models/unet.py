@@ -17,9 +17,10 @@ LEAST_LAST_CHANNELS = 16  # of what the logits are computed from
 def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras.Model:
     """Builds a segmenter: images float [N, H, W, 3] in [0, 1] -> logits float32 [N, H, W, K].
 
-    From stage 4 upwards over stages 3, 2, 1 and the stem each level halves the channels by a 1x1
-    convolution, repeats pixels up to the size of the encoder's map, puts the two side by side and
-    convolves twice. Where the stem has halved the image, a last 2x2 up-convolution undoes it.
+    All maps of the encoder are normalised. From stage 4 upwards over stages 3, 2, 1 and the stem
+    each level halves the channels by a 1x1 convolution, repeats pixels up to the size of the
+    encoder's map, puts the two side by side and convolves twice. Where the stem has halved the
+    image, a last 2x2 up-convolution undoes it.
 
     Images of any size are taken, 1 pixel too: each halving of the encoder rounds up, so what has
     been doubled is at most a row and a column too large, and is cut.
@@ -41,7 +42,12 @@ def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras
     ]
     levels[-1] = max(levels[-1], LEAST_LAST_CHANNELS)
 
-    *skips, x = maps
+    # Pre-training makes the maps ten times as large as the decoder's own: what comes from below
+    # would be drowned beside them.
+    *skips, x = [
+        BatchNormalization(name=f"decoder_{name}_norm")(each)
+        for name, each in zip(STAGES, maps, strict=True)
+    ]
     doubled = {"stage3", "stage2", "stage1"} | ({"stem"} if halved else set())
     for name, skip, channels in zip(reversed(STAGES[:-1]), reversed(skips), levels, strict=False):
         x = _merge(x, skip, channels, name in doubled, f"decoder_{name}")
@@ -81,12 +87,13 @@ def _up_convolution(
 ) -> keras.KerasTensor:
     # A 3x3 convolution at the size of the image would be the most expensive of the decoder, and
     # there is no skip to mix in: each pixel gets one of four linear maps of the pixel below it.
+    # Four maps drawn apart would lay a lattice over the prediction until training has undone it.
     x = keras.layers.Conv2DTranspose(
         channels,
         2,
         strides=2,
         use_bias=False,
-        kernel_initializer=keras.initializers.VarianceScaling(),
+        kernel_initializer=RepeatedKernel(),
         name=f"{name}_up",
     )(x)
     x = CutToSize(name=f"{name}_cut")([x, images])
@@ -103,6 +110,24 @@ def _convolution(x: keras.KerasTensor, channels: int, kernel: int, name: str) ->
         kernel_initializer=keras.initializers.VarianceScaling(),
         name=name,
     )(x)
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class RepeatedKernel(keras.initializers.VarianceScaling):
+    """Draws one 1x1 kernel for all places of an up-convolution's (arXiv 1707.02937).
+
+    With a kernel as large as its stride the layer begins as a 1x1 convolution whose pixels are
+    repeated. The kernel is [h, w, channels, inputs], as Keras' transposed ones.
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(mode="fan_out", seed=seed)  # inputs come last
+
+    def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> tf.Tensor:
+        return tf.tile(super().__call__((1, 1, *shape[2:]), dtype), [*shape[:2], 1, 1])
+
+    def get_config(self) -> dict:
+        return {"seed": super().get_config()["seed"]}
 
 
 @keras.saving.register_keras_serializable("simclr_tf")

@@ -31,7 +31,8 @@ def plot_bars(
         path: PNG file to write; None: none.
         title: What the bars show.
         errors: Half-lengths of the error bars, float [M].
-        percent: Values are shares, 0 to 1, and are written as percentages.
+        percent: Values are shares, 0 to 1: they are written as percentages, and a bar of all the
+            width is 100 %, so that those of a bad and of a good run do not look alike.
     """
     values = np.asarray(values, np.float64)
     reach = np.zeros_like(values) if errors is None else np.asarray(errors, np.float64)
@@ -47,7 +48,8 @@ def plot_bars(
         )  # fmt: skip
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.18 * np.max(values + reach) or 1.0)
+    longest = 1.0 if percent else np.max(values + reach)
+    axes.set_xlim(0, 1.18 * longest or 1.0)
     dress(figure, axes, title, grid=False)
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)

@@ -25,4 +25,5 @@ def draw_curves(folder: RunFolder, titles: Mapping[str, str], *, judged: str) ->
         }
         if curves:  # else the journal was removed
             path, share = folder.plots / f"{name}.png", name != "loss"
-            plots.plot_curves(curves, path, title=title, x=series["epoch"], percent=share)
+            of = f", {next(iter(curves))}" if len(curves) == 1 else ""  # there is no legend then
+            plots.plot_curves(curves, path, title=title + of, x=series["epoch"], percent=share)

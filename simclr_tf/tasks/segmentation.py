@@ -42,6 +42,7 @@ from simclr_tf.training.run_folder import Row
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
+HARDLY_FOUND = 0.01  # IoU
 CURVES = {"loss": "Loss", "mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"}
 
 
@@ -346,6 +347,7 @@ def _judge_test(
         flush=True,
     )
     ious = metrics.iou_per_class(chosen.matrix)
+    _name_hardly_found(test.class_names, ious)
     return chosen, {
         "mean_iou": assembly.rounded(chosen.mean_iou),
         "pixel_accuracy": assembly.rounded(chosen.pixel_accuracy),
@@ -363,6 +365,17 @@ def _judge_test(
             "pixel_accuracy": assembly.rounded(last.pixel_accuracy),
         },
     }
+
+
+def _name_hardly_found(names: tuple[str, ...], ious: np.ndarray) -> None:
+    """Prints the classes that a mean IoU counts as nothing: it says more of these than of all."""
+    found_not = [name for name, iou in zip(names, ious, strict=True) if iou < HARDLY_FOUND]
+    if found_not and len(found_not) <= CLASSES_LISTED:
+        print(
+            f"hardly found, IoU below {100 * HARDLY_FOUND:g} %: {', '.join(found_not)}. Train "
+            "longer; where they are rare, try --class_weights=balanced or --dice_weight=1",
+            flush=True,
+        )
 
 
 def _best_row(run: assembly.Run) -> Row | None:
@@ -417,4 +430,10 @@ def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCount
         class_names=names,
         ignore_label=judge.ignore_label,
         title="Test images",
+        iou=[
+            metrics.mean_iou(
+                metrics.confusion_matrix(truth, found, len(names), ignore_label=judge.ignore_label)
+            )
+            for truth, found in zip(masks, classes, strict=True)
+        ],
     )
