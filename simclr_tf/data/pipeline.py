@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes, crop_resize, rotate
+from simclr_tf.augment.geometry import Boxes, rotate
 from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import crop_resize
 from simclr_tf.augment.views import Draw, apply_masks, draw_views, make_views, map_draw
 from simclr_tf.data.decode import read_header, resize_to_fill
 from simclr_tf.data.masks import crop_masks, resize_mask_to_fill
