@@ -68,7 +68,8 @@ def blur_blocks(padded: tf.Tensor, sigma: tf.Tensor, length: int) -> tf.Tensor:
     offsets = tf.range(-reach, reach + 1, dtype=tf.float32)
     kernel = tf.exp(-0.5 * tf.square(offsets / width))  # [N, 2 r + 1]
     begins = tf.range(blocks)[:, tf.newaxis] * block
-    total, weight = 0.0, 0.0
+    total = tf.zeros_like(padded[:, :, :block])
+    weight = tf.zeros([1, blocks, block])
     for shift in range(2 * reach + 1):
         tap = kernel[:, shift, tf.newaxis, tf.newaxis]  # [N, 1, 1]
         rows = begins + tf.range(shift - reach, block + shift - reach)  # [B, b]

@@ -21,8 +21,9 @@ from simclr_tf.augment.geometry import Boxes, centres
 from simclr_tf.augment.rounding import round_to
 
 Size = tuple[int, int]
+Cut = tuple[int, int, int, int, int]  # source, target, block, band, reach: see `cut_axis`
 
-# Measured: what a row of a band costs to gather and to pack is worth 48 rows of its product, and bands
+# Measured: gathering and packing a row of a band costs as much as 48 rows of its product, and bands
 # of more than half of the image do not pay.
 BLOCKS = range(16, 65)  # pixels of the view in a block
 GATHER = 48
@@ -96,9 +97,6 @@ def sample_axis(
     return Bands(_blurred(weights, sigma, target, dtype), first)
 
 
-Cut = tuple[int, int, int, int, int]  # source, target, block, band, reach
-
-
 @tf.function(jit_compile=True)
 def _first(start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, cut: Cut) -> tf.Tensor:
     source, target, block, band, reach = cut
@@ -156,16 +154,6 @@ def _triangle_sum(middle: tf.Tensor, scale: tf.Tensor, size: int) -> tf.Tensor:
         return count - count * (nearest + (count - 1.0) / 2.0) / scale
 
     return side(away, left + 1.0) + side(1.0 - away, size - 1.0 - left)
-
-
-def sampling_matrix(bands: Bands, source: int) -> tf.Tensor:
-    """Returns bands as whole matrices, [N, target, source]: to look at, not to compute with."""
-    weights, first = bands
-    pixels = first[..., tf.newaxis, tf.newaxis] + tf.range(weights.shape[3])[:, tf.newaxis]
-    placed = tf.one_hot(pixels[..., 0], source, dtype=weights.dtype)  # [N, B, K, source]
-    return tf.reshape(
-        tf.matmul(weights, placed), [-1, bands.weights.shape[1] * weights.shape[2], source]
-    )
 
 
 def resample(

@@ -156,7 +156,7 @@ def make_views(
         V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
     dtype = tf.as_dtype(dtype)
-    in_order = draw.colour if draw.colour and draw.colour.order is not None else None
+    in_order = draw.colour is not None and draw.colour.order is not None
     sigma = None if in_order else draw.sigma
     images = tf.convert_to_tensor(images)
     if cropped and sigma is None:
@@ -250,7 +250,8 @@ def _finish_in_order(
 ) -> tf.Tensor:
     draw = _of_view(draw, view, views)
     pixels = tf.clip_by_value(pixels[view::views] * (1.0 / 255.0), 0, 1)
-    pixels = apply_colour_in_order(pixels, draw.colour)
+    if draw.colour is not None:
+        pixels = apply_colour_in_order(pixels, draw.colour)
     if draw.sigma is not None:
         pixels = gaussian_blur(pixels, draw.sigma)
     return round_to(_filter(pixels, draw), dtype)
