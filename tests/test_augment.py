@@ -26,8 +26,8 @@ from simclr_tf.augment import (
     rotate,
 )
 from simclr_tf.augment.colour import ColourDraw
-from simclr_tf.augment.filters import NoiseDraw, Squares, blur_axis, blur_matrix, standard_normal
-from simclr_tf.augment.geometry import Boxes, crop_nearest, sampling_matrix
+from simclr_tf.augment.filters import NoiseDraw, Squares, standard_normal
+from simclr_tf.augment.geometry import Boxes, crop_nearest
 from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS
 from simclr_tf.errors import UserError
 
@@ -137,15 +137,6 @@ def test_crop_resize_in_bfloat16_is_within_a_step_and_a_half():
     assert error.max() < 3.0
 
 
-@pytest.mark.parametrize(("source", "target"), [(7, 20), (20, 7), (11, 11)])
-def test_rows_of_a_sampling_matrix_sum_to_one(source, target):
-    draw = drawn(Recipe(), 64).boxes
-    matrix = sampling_matrix(draw.top, draw.height, draw.flip, source=source, target=target)
-    assert matrix.shape == (64, target, source)
-    assert np.min(matrix) >= 0.0
-    np.testing.assert_allclose(np.sum(matrix, axis=-1), 1.0, atol=1e-6)
-
-
 @pytest.mark.parametrize("degrees", [-180.0, -33.3, -1.0, 0.0, 12.5, 45.0, 90.0, 179.0])
 def test_rotate_agrees_with_the_reference(images, degrees):
     for picture in (images[:1], images[:1, :, :8], images[:1, :6]):
@@ -176,27 +167,6 @@ def test_nearest_rotation_keeps_labels():
     assert set(np.unique(turned)) <= set(np.unique(masks))
     np.testing.assert_array_equal(turned[2], np.rot90(masks[2]))
     np.testing.assert_array_equal(turned[3], masks[3])
-
-
-def test_blurring_a_sampling_matrix_blurs_what_it_samples(pixels):
-    draw = drawn(EVERYTHING, 8)
-    sigma = tf.constant([0.0, 0.2, 0.5, 1.0, 1.5, 2.0, 0.9, 1.9])
-    crops = crop_resize(tf.constant(pixels), draw.boxes, SIZE) / 255.0
-    rows = sampling_matrix(draw.boxes.top, draw.boxes.height, 0.0, source=13, target=16)
-    folded = tf.matmul(blur_axis(rows, sigma), tf.constant(pixels[..., 0] / 255.0, tf.float32))
-    plain = tf.matmul(rows, tf.constant(pixels[..., 0] / 255.0, tf.float32))
-    np.testing.assert_allclose(folded, blur_axis(plain, sigma), atol=2e-6)
-    draw = drawn(only("blur"), 8)._replace(boxes=draw.boxes, sigma=sigma)
-    np.testing.assert_allclose(
-        apply_views(pixels, draw, SIZE), gaussian_blur(crops, sigma), atol=5e-6
-    )
-
-
-@pytest.mark.parametrize("size", [5, 16, 40])
-def test_a_blur_matrix_is_the_blur_of_an_axis(size):
-    sigma = tf.constant([0.0, 0.3, 1.0, 2.0])
-    identity = tf.eye(size, batch_shape=[4])
-    np.testing.assert_allclose(blur_matrix(sigma, size), blur_axis(identity, sigma), atol=1e-6)
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.1, 0.7, 2.0])

@@ -12,7 +12,7 @@ _HOME = {
     "apply_views": "views",
     "make_views": "views",
     "apply_masks": "views",
-    "crop_resize": "geometry",
+    "crop_resize": "resampling",
     "rotate": "geometry",
     "apply_colour": "colour",
     "apply_colour_in_order": "colour_sequence",

@@ -23,45 +23,60 @@ def draw_sigma(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> tf.Te
     return tf.where(draws[:, 1] < prob, low + (high - low) * draws[:, 0], 0.0)
 
 
+def blur_reach(length: int) -> int:
+    """Returns how far the kernel reaches along an axis of `length` pixels."""
+    return min(BLUR_RADIUS, length - 1)
+
+
 def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs axis 1 of each example with a Gaussian of its own width.
 
     The kernel ends `BLUR_RADIUS` pixels from its centre. Where it reaches beyond the edge it is
-    cut and renormalised, so that edges do not darken. Written as one sum of shifted copies, which
-    XLA makes one pass.
+    cut and renormalised, so that edges do not darken.
 
     Args:
-        values: float32 [N, L, K], L static. An image's rows, or the rows of a sampling matrix:
-            blurring the matrix blurs what it samples.
+        values: float32 [N, L, K], L static.
         sigma: Standard deviation in steps along the axis, float32 [N]; 0 changes nothing.
 
     Returns:
         The shape and dtype of `values`.
     """
     length = values.shape[1]
-    radius = min(BLUR_RADIUS, length - 1)
+    reach = blur_reach(length)
+    padded = tf.pad(values, [[0, 0], [reach, reach], [0, 0]])
+    return blur_blocks(padded[:, tf.newaxis], sigma, length)[:, 0]
+
+
+def blur_blocks(padded: tf.Tensor, sigma: tf.Tensor, length: int) -> tf.Tensor:
+    """`blur_axis` of an axis that is cut into blocks, each with what the blur reaches around it.
+
+    Written as one sum of shifted copies, which XLA makes one pass. The rows of a sampling matrix
+    are such an axis, too: blurring the matrix blurs what it samples.
+
+    Args:
+        padded: float32 [N, B, b + 2 r, K], r the blur's reach, 0 beyond the edges of the axis.
+        sigma: As of `blur_axis`.
+        length: Of the axis, B * b.
+
+    Returns:
+        float32 [N, B, b, K].
+    """
+    blocks = padded.shape[1]
+    reach, block = blur_reach(length), length // blocks
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
     width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
-    offsets = tf.range(-radius, radius + 1, dtype=tf.float32)
-    kernel = tf.exp(-0.5 * tf.square(offsets / width))  # [N, 2 radius + 1]
-    padded = tf.pad(values, [[0, 0], [radius, radius], [0, 0]])
-    inside = tf.pad(tf.ones([length]), [[radius, radius]])
-    total, weight = tf.zeros_like(values), tf.zeros([1, length])
-    for shift in range(2 * radius + 1):
-        tap = kernel[:, shift, tf.newaxis]  # [N, 1]
-        total += tap[..., tf.newaxis] * padded[:, shift : shift + length]
-        weight += tap * inside[shift : shift + length]
+    offsets = tf.range(-reach, reach + 1, dtype=tf.float32)
+    kernel = tf.exp(-0.5 * tf.square(offsets / width))  # [N, 2 r + 1]
+    begins = tf.range(blocks)[:, tf.newaxis] * block
+    total = tf.zeros_like(padded[:, :, :block])
+    weight = tf.zeros([1, blocks, block])
+    for shift in range(2 * reach + 1):
+        tap = kernel[:, shift, tf.newaxis, tf.newaxis]  # [N, 1, 1]
+        rows = begins + tf.range(shift - reach, block + shift - reach)  # [B, b]
+        inside = tf.cast((rows >= 0) & (rows < length), tf.float32)
+        total += tap[..., tf.newaxis] * padded[:, :, shift : shift + block]
+        weight += tap * inside
     return total / weight[..., tf.newaxis]
-
-
-def blur_matrix(sigma: tf.Tensor, size: int) -> tf.Tensor:
-    """Returns `blur_axis` as a matrix, float32 [N, size, size], rows summing to 1."""
-    position = tf.range(size, dtype=tf.float32)
-    away = position[:, tf.newaxis] - position  # [size, size]
-    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis, tf.newaxis]
-    near = tf.cast(tf.abs(away) <= BLUR_RADIUS, tf.float32)
-    weights = near * tf.exp(-0.5 * tf.square(away / width))
-    return weights / tf.reduce_sum(weights, axis=-1, keepdims=True)
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

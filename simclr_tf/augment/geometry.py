@@ -1,14 +1,12 @@
-"""Crop, flip and rotation: draws of their parameters, and their application to batches.
+"""Crop, flip and rotation: draws of their parameters, rotation itself, and masks.
 
-Crop, antialiased resize and flip are linear and separable: one small matrix for the rows and one
-for the columns of each image does all three, so a batch costs two batched matrix products. Masks
-take the same windows and angles with the nearest pixel.
+`resampling` applies windows and flips to images; masks take the same ones with the nearest pixel.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -100,117 +98,32 @@ def _place_windows(
     return (1.0 - height) * share[0], (1.0 - width) * share[1], height, width
 
 
-def sampling_matrix(
-    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, *, source: int, target: int
+def centres(
+    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, shares: tf.Tensor, source: int
 ) -> tf.Tensor:
-    """Returns the rows that resample one axis: [N, target, source], each row summing to 1.
-
-    Bilinear where the window is enlarged; where it shrinks, the triangle is widened by the scale,
-    so that nothing aliases. Pixel centres lie at half-integers, and a kernel that reaches beyond
-    the image is cut and renormalised.
+    """Returns where positions within windows lie along an axis of the source.
 
     Args:
-        start, extent: The window's corner and length in shares of the axis, float32 [N].
+        start, extent: The windows' corner and length in shares of the axis, float32 [N].
         flip: 1 where the axis is mirrored within the window, float32 [N], or 0 for none.
-        source: Pixels of the axis before.
-        target: Pixels of the axis after.
-    """
-    centres = _centres(start, extent, flip, source, target) - 0.5  # [N, t] as pixel indices
-    scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis]  # [N, 1]
-    gain = 1.0 / _triangle_sum(centres, scale, source)  # [N, t]
-    # relu(gain - |slope * pixel - offset|): one element-wise pass, and no second one to normalise.
-    slope, offset = gain / scale, centres * (gain / scale)
-    pixels = tf.range(source, dtype=tf.float32)  # [s]
-    distance = tf.abs(slope[..., tf.newaxis] * pixels - offset[..., tf.newaxis])
-    return tf.nn.relu(gain[..., tf.newaxis] - distance)  # [N, t, s]
-
-
-def _centres(
-    start: tf.Tensor, extent: tf.Tensor, flip: tf.Tensor | float, source: int, target: int
-) -> tf.Tensor:
-    """Returns where the centres of the target's pixels lie, [N, target], in 0..source."""
-    steps = (tf.range(target, dtype=tf.float32) + 0.5) / target  # [t] in 0..1 of the window
-    flip = tf.broadcast_to(flip, tf.shape(start))[:, tf.newaxis]
-    steps = steps * (1.0 - flip) + (1.0 - steps) * flip  # [N, t]
-    return (start[:, tf.newaxis] + extent[:, tf.newaxis] * steps) * source
-
-
-def _triangle_sum(centres: tf.Tensor, scale: tf.Tensor, size: int) -> tf.Tensor:
-    """Sums max(0, 1 - |pixel - centre| / scale) over the pixels 0..size-1, as two series."""
-    left = tf.floor(centres)  # the pixel at or left of the centre; -1 is possible
-    away = centres - left  # in [0, 1)
-
-    def side(nearest: tf.Tensor, available: tf.Tensor) -> tf.Tensor:
-        # Pixels at distances nearest, nearest + 1, ...; one at distance `scale` itself weighs 0.
-        count = tf.clip_by_value(tf.floor(scale - nearest) + 1.0, 0.0, available)
-        return count - count * (nearest + (count - 1.0) / 2.0) / scale
-
-    return side(away, left + 1.0) + side(1.0 - away, size - 1.0 - left)
-
-
-def to_planes(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """Lays the channels of each row side by side: [N, H, W, C] -> [N, H, C, W] of `dtype`.
-
-    In this layout both axes are resampled by one matrix product an image, and no product needs
-    a transpose.
-    """
-    return tf.cast(tf.transpose(images, [0, 1, 3, 2]), dtype)
-
-
-def resample(planes: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
-    """Multiplies images by their matrices: [N, H, C, W] -> [V * N, h, C, w], V views of each.
-
-    Args:
-        planes: Images as `to_planes` lays them.
-        rows: [V * N, h, H], same dtype; the V of an image one after the other.
-        columns: [V * N, w, W], same dtype.
-    """
-    source_height, channels, source_width = planes.shape[1:]
-    height, width = rows.shape[1], columns.shape[1]
-    flat = tf.reshape(planes, [-1, source_height, channels * source_width])
-    # All views of an image are one product: it is read once.
-    rows = tf.reshape(rows, [planes.shape[0] or -1, height * _times(rows, planes), source_height])
-    half = tf.matmul(rows, flat)  # [N, V * h, C * W]
-    half = tf.reshape(half, [-1, height * channels, source_width])
-    full = tf.matmul(half, columns, transpose_b=True)  # [V * N, h * C, w]
-    return tf.reshape(full, [-1, height, channels, width])
-
-
-def _times(many: tf.Tensor, few: tf.Tensor) -> int:
-    """Returns how many rows of one there are for each of the other; 1 where that is not known."""
-    if many.shape[0] is None or few.shape[0] is None:
-        return 1
-    return many.shape[0] // few.shape[0]
-
-
-def crop_resize(images: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:
-    """Cuts each image's window out, resizes it to `size` and mirrors it where drawn.
-
-    Args:
-        images: uint8 or float [N, H, W, C], of one size; H and W static.
-        boxes: One window per image.
-        size: (h, w) of the result in pixels.
+        shares: Positions, float32 of any shape, 0 to 1 from one end of the window to the other.
+        source: Pixels of the axis.
 
     Returns:
-        [N, h, w, C] in the images' value range; float32, and bfloat16 for bfloat16 images.
+        float32 [N, *shape of shares]; a pixel's centre lies at its index + 0.5.
     """
-    dtype = tf.bfloat16 if images.dtype == tf.bfloat16 else tf.float32
-    rows, columns = window_matrices(boxes, source=tuple(images.shape[1:3]), size=size)
-    planes = resample(to_planes(images, dtype), tf.cast(rows, dtype), tf.cast(columns, dtype))
-    return tf.transpose(planes, [0, 1, 3, 2])
 
-
-def window_matrices(
-    boxes: Boxes, *, source: tuple[int, int], size: tuple[int, int]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the matrices of crop, resize and flip: rows [N, h, H] and columns [N, w, W]."""
-    rows = sampling_matrix(boxes.top, boxes.height, 0.0, source=source[0], target=size[0])
-    columns = sampling_matrix(boxes.left, boxes.width, boxes.flip, source=source[1], target=size[1])
-    return rows, columns
+    ones = [1] * shares.shape.rank
+    start, extent, flip = (
+        tf.reshape(tf.broadcast_to(values, tf.shape(start)), [-1, *ones])
+        for values in (start, extent, flip)
+    )
+    within = shares * (1.0 - flip) + (1.0 - shares) * flip
+    return (start + extent * within) * source
 
 
 def crop_nearest(masks: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Tensor:
-    """`crop_resize` for masks: each pixel is that under its centre, so that labels stay labels.
+    """`resampling.crop_resize` for masks: each pixel is that under its centre, a label stays one.
 
     Args:
         masks: [N, H, W, C] of any dtype; H and W static.
@@ -221,12 +134,14 @@ def crop_nearest(masks: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Te
         [N, h, w, C] of the masks' dtype.
     """
 
-    def under(centres: tf.Tensor, source: int) -> tf.Tensor:
-        return tf.clip_by_value(tf.cast(tf.floor(centres), tf.int32), 0, source - 1)
+    def under(start: tf.Tensor, extent: tf.Tensor, flip: Any, source: int, target: int) -> Any:
+        shares = (tf.range(target, dtype=tf.float32) + 0.5) / target
+        index = tf.cast(tf.floor(centres(start, extent, flip, shares, source)), tf.int32)
+        return tf.clip_by_value(index, 0, source - 1)
 
     height, width = masks.shape[1], masks.shape[2]
-    rows = under(_centres(boxes.top, boxes.height, 0.0, height, size[0]), height)  # [N, h]
-    columns = under(_centres(boxes.left, boxes.width, boxes.flip, width, size[1]), width)  # [N, w]
+    rows = under(boxes.top, boxes.height, 0.0, height, size[0])  # [N, h]
+    columns = under(boxes.left, boxes.width, boxes.flip, width, size[1])  # [N, w]
     tall = tf.gather(masks, rows, batch_dims=1)  # [N, h, W, C]
     tall = tf.transpose(tall, [0, 2, 1, 3])
     return tf.transpose(tf.gather(tall, columns, batch_dims=1), [0, 2, 1, 3])

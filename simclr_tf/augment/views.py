@@ -5,13 +5,12 @@ what the device applies, and a mask can get the geometry of its image.
 
 The linear operations come first, then the colours, then what is left:
 
-    images   uint8 [N, H, W, C]
-    planes   [N, H, C, W]  channels side by side, so that both products need no transpose
-    resample crop, resize, flip and blur: rows [N, h, H] x planes x columns [N, w, W]
-    finish   rotation, colours, clip, noise, cutout, back to [N, h, w, C]
+    images    uint8 [N, H, W, C]
+    resample  crop, resize, flip and blur, to planes [V * N, h, C, w]
+    finish    rotation, colours, clip, noise, cutout, to V batches of views [N, h, w, C]
 
-The products run as TensorFlow's own kernels, all that is element-wise around them is compiled by
-XLA into a few passes, on the host as well as within a training step that is compiled whole.
+What is element-wise is compiled by XLA into a few passes, on the host as well as within a training
+step that is compiled whole.
 """
 
 from __future__ import annotations
@@ -27,8 +26,6 @@ from simclr_tf.augment.filters import (
     NoiseDraw,
     Squares,
     add_noise,
-    blur_axis,
-    blur_matrix,
     cutout,
     draw_noise,
     draw_sigma,
@@ -40,15 +37,12 @@ from simclr_tf.augment.geometry import (
     crop_nearest,
     draw_angles,
     draw_boxes,
-    resample,
     rotate,
-    to_planes,
-    window_matrices,
 )
 from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import Size, resample, sample_windows
+from simclr_tf.augment.rounding import round_to
 from simclr_tf.seeds import stream_seed
-
-Size = tuple[int, int]
 
 
 class Draw(NamedTuple):
@@ -162,22 +156,30 @@ def make_views(
         V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
     dtype = tf.as_dtype(dtype)
-    in_order = draw.colour if draw.colour and draw.colour.order is not None else None
+    in_order = draw.colour is not None and draw.colour.order is not None
     sigma = None if in_order else draw.sigma
-    planes = _to_planes(tf.convert_to_tensor(images), dtype)
-    if not cropped:
-        source = planes.shape[1], planes.shape[3]
-        rows, columns = _matrices(draw.boxes, source, size, dtype if sigma is None else tf.float32)
-        if sigma is not None:
-            rows, columns = _blurred(rows, sigma, dtype), _blurred(columns, sigma, dtype)
-        planes = resample(planes, rows, columns)
-    elif sigma is not None:
-        planes = resample(planes, *_blur_matrices(sigma, size, dtype))
+    images = tf.convert_to_tensor(images)
+    if cropped and sigma is None:
+        planes = tf.transpose(images, [0, 1, 3, 2])
+    else:
+        boxes = _whole(draw.boxes) if cropped else draw.boxes
+        rows, columns = sample_windows(
+            boxes, tuple(images.shape[1:3]), size, sigma=sigma, dtype=dtype
+        )
+        planes = resample(images, rows, columns, views=1 if cropped else views, dtype=dtype)
     if in_order:
-        return _finish_in_order(_to_views(planes, draw.degrees), in_order, draw, dtype, views)
+        pixels = _to_views(planes, draw.degrees)
+        return tuple(_finish_in_order(pixels, draw, dtype, v, views) for v in range(views))
+    pixels, axis = planes, 2
     if draw.degrees is not None:
-        return _finish_fused(_to_views(planes, draw.degrees), 3, draw, dtype, views)
-    return _finish_fused(planes, 2, draw, dtype, views)
+        pixels, axis = _to_views(planes, draw.degrees), 3
+    mean = _mean_colour(pixels, axis) if draw.colour is not None else None
+    return tuple(_finish(pixels, mean, axis, draw, dtype, v, views) for v in range(views))
+
+
+def _whole(boxes: Boxes) -> Boxes:
+    zero, one = tf.zeros_like(boxes.top), tf.ones_like(boxes.top)
+    return Boxes(zero, zero, one, one, flip=zero)
 
 
 def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
@@ -195,45 +197,10 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
     return masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
 
 
-# Each of these is one XLA computation. Blurring the sampling matrices is apart from making them:
-# together, XLA would make every element once for each tap of the kernel.
-
-
-@tf.function(jit_compile=True)
-def _to_planes(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    return to_planes(images, dtype)
-
-
-@tf.function(jit_compile=True)
-def _matrices(
-    boxes: Boxes, source: Size, size: Size, dtype: tf.DType
-) -> tuple[tf.Tensor, tf.Tensor]:
-    rows, columns = window_matrices(boxes, source=source, size=size)
-    return tf.cast(rows, dtype), tf.cast(columns, dtype)
-
-
-@tf.function(jit_compile=True)
-def _blurred(matrix: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    return tf.cast(blur_axis(matrix, sigma), dtype)
-
-
-@tf.function(jit_compile=True)
-def _blur_matrices(sigma: tf.Tensor, size: Size, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor]:
-    rows, columns = blur_matrix(sigma, size[0]), blur_matrix(sigma, size[1])
-    return tf.cast(rows, dtype), tf.cast(columns, dtype)
-
-
 @tf.function(jit_compile=True)
 def _to_views(planes: tf.Tensor, degrees: tf.Tensor | None) -> tf.Tensor:
     views = tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2])
     return views if degrees is None else rotate(views, degrees)
-
-
-def _finish_fused(
-    pixels: tf.Tensor, axis: int, draw: Draw, dtype: tf.DType, views: int
-) -> tuple[tf.Tensor, ...]:
-    mean = _mean_colour(pixels, axis) if draw.colour is not None else None
-    return _finish(pixels, mean, axis, draw, dtype, views)
 
 
 def _mean_colour(pixels: tf.Tensor, axis: int) -> tf.Tensor:
@@ -248,6 +215,14 @@ def _mean_colour(pixels: tf.Tensor, axis: int) -> tf.Tensor:
     return tf.reduce_mean(sums, axis=4 - axis) / height
 
 
+def _of_view(draw: Draw, view: int, views: int) -> Draw:
+    return map_draw(lambda field: field[view::views], draw)
+
+
+# Both make one view of each image as an XLA computation of its own: of several results together XLA
+# makes no vector instructions. What is read is taken apart, not what was made: a copy less.
+
+
 @tf.function(jit_compile=True)
 def _finish(
     pixels: tf.Tensor,
@@ -255,36 +230,31 @@ def _finish(
     axis: int,
     draw: Draw,
     dtype: tf.DType,
+    view: int,
     views: int,
-) -> tuple[tf.Tensor, ...]:
+) -> tf.Tensor:
     """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, C]."""
-
-    def finish(pixels: tf.Tensor, mean: tf.Tensor | None, draw: Draw) -> tf.Tensor:
-        channels = tf.unstack(tf.cast(pixels, tf.float32) * (1.0 / 255.0), axis=axis)
-        if draw.colour is not None and mean is not None:
-            channels = mix_colours(channels, draw.colour, mean * (1.0 / 255.0))
-        return tf.cast(_filter(tf.stack(channels, axis=-1), draw), dtype)
-
-    # What is read is taken apart, not what was made: that would be one more copy of it.
-    return tuple(
-        finish(pixels[v::views], None if mean is None else mean[v::views], _of_view(draw, v, views))
-        for v in range(views)
-    )
+    draw = _of_view(draw, view, views)
+    pixels = tf.cast(pixels[view::views], tf.float32) * (1.0 / 255.0)
+    channels = tf.unstack(pixels, axis=axis)
+    if draw.colour is not None and mean is not None:
+        channels = mix_colours(channels, draw.colour, mean[view::views] * (1.0 / 255.0))
+    # Put together side by side, then turned: along the last axis XLA would work on single numbers.
+    made = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
+    return round_to(_filter(made, draw), dtype)
 
 
 @tf.function(jit_compile=True)
 def _finish_in_order(
-    pixels: tf.Tensor, colour: ColourDraw, draw: Draw, dtype: tf.DType, views: int
-) -> tuple[tf.Tensor, ...]:
-    pixels = apply_colour_in_order(tf.clip_by_value(pixels * (1.0 / 255.0), 0, 1), colour)
+    pixels: tf.Tensor, draw: Draw, dtype: tf.DType, view: int, views: int
+) -> tf.Tensor:
+    draw = _of_view(draw, view, views)
+    pixels = tf.clip_by_value(pixels[view::views] * (1.0 / 255.0), 0, 1)
+    if draw.colour is not None:
+        pixels = apply_colour_in_order(pixels, draw.colour)
     if draw.sigma is not None:
         pixels = gaussian_blur(pixels, draw.sigma)
-    made = tf.cast(_filter(pixels, draw), dtype)
-    return tuple(made[v::views] for v in range(views))
-
-
-def _of_view(draw: Draw, view: int, views: int) -> Draw:
-    return map_draw(lambda field: field[view::views], draw)
+    return round_to(_filter(pixels, draw), dtype)
 
 
 def _filter(views: tf.Tensor, draw: Draw) -> tf.Tensor:

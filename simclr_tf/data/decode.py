@@ -102,7 +102,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_windows(path: str | Path, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Reads V windows of an image, each resized to `size`: the file is decoded once for all.
 
-    Equal to `augment.geometry.crop_resize` of `read_image`, rounded, within one level. Only of a
+    Equal to `augment.crop_resize` of `read_image`, rounded, within one level. Only of a
     JPEG whose windows all shrink to half or less, the decoder does the first part of the
     shrinking, by 2, 4 or 8, which costs less and differs by less than a level on average, more at
     sharp edges. The smallest window sets that scale; but for it, no window depends on the others.
@@ -371,8 +371,8 @@ def _cut(
         top, left, height, width, size = left, top, width, height, size[::-1]
     right, bottom = min(left + width, 1.0) * extent[0], min(top + height, 1.0) * extent[1]
     box = max(left, 0.0) * extent[0], max(top, 0.0) * extent[1], right, bottom
-    # Pillow's resampling is `sampling_matrix` of the augmentation: a triangle widened where the
-    # window shrinks, which reaches beyond the window and is cut at the edge of the image.
+    # Pillow's resampling is that of `augment.resampling`: a triangle widened where the window
+    # shrinks, which reaches beyond the window and is cut at the edge of the image.
     view = pixels.resize(size[::-1], Image.Resampling.BILINEAR, box)
     return np.asarray(_to_rgb(_turned(view, (transposed, flipped, mirrored != bool(flip)))))
 

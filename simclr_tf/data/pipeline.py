@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes, crop_resize, rotate
+from simclr_tf.augment.geometry import Boxes, rotate
 from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import crop_resize
 from simclr_tf.augment.views import Draw, apply_masks, draw_views, make_views, map_draw
 from simclr_tf.data.decode import read_header, resize_to_fill
 from simclr_tf.data.masks import crop_masks, resize_mask_to_fill
@@ -26,7 +27,7 @@ Size = tuple[int, int]
 # Pixels of a view (or image, if larger) times images that are augmented together. A whole batch of
 # large views would go through the main memory at every stage; this many stay in a core's cache, and
 # of small views are still enough to hide what a TensorFlow operation costs to start.
-PART_PIXELS = 2**17
+PART_PIXELS = 2**18
 
 # Parts that are made at a time. Not left to tf.data, which goes down to one where batches lie ready
 # and takes a second to come up again.
