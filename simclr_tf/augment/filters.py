@@ -155,13 +155,18 @@ def _normal_quantiles() -> np.ndarray:
         return tf.math.ndtri(shares).numpy().astype(np.float32)
 
 
+def noise_of(draw: NoiseDraw, shape: tuple[int, ...]) -> tf.Tensor:
+    """Makes the noise that `add_noise` adds, float32 [N, *shape]."""
+    stddev = tf.reshape(draw.stddev, [-1] + [1] * len(shape))
+    return stddev * standard_normal(draw.key, shape)
+
+
 def add_noise(images: tf.Tensor, draw: NoiseDraw) -> tf.Tensor:
     """Adds Gaussian noise to float [N, H, W, C], independent per pixel and channel, and clips it.
 
     Returns the shape and dtype of `images`, in [0, 1].
     """
-    noise = standard_normal(draw.key, tuple(images.shape[1:]))
-    noise *= draw.stddev[:, tf.newaxis, tf.newaxis, tf.newaxis]
+    noise = noise_of(draw, tuple(images.shape[1:]))
     return tf.clip_by_value(images + tf.cast(noise, images.dtype), 0, 1)
 
 

@@ -25,12 +25,12 @@ from simclr_tf.augment.colour_sequence import apply_colour_in_order
 from simclr_tf.augment.filters import (
     NoiseDraw,
     Squares,
-    add_noise,
     cutout,
     draw_noise,
     draw_sigma,
     draw_squares,
     gaussian_blur,
+    noise_of,
 )
 from simclr_tf.augment.geometry import (
     Boxes,
@@ -167,14 +167,17 @@ def make_views(
             boxes, tuple(images.shape[1:3]), size, sigma=sigma, dtype=dtype
         )
         planes = resample(images, rows, columns, views=1 if cropped else views, dtype=dtype)
+    noise = None
+    if draw.noise is not None:  # apart, or XLA would mix its look-ups into the passes below
+        noise = _noise(draw.noise, (*size, images.shape[3]))
     if in_order:
         pixels = _to_views(planes, draw.degrees)
-        return tuple(_finish_in_order(pixels, draw, dtype, v, views) for v in range(views))
+        return tuple(_finish_in_order(pixels, noise, draw, dtype, v, views) for v in range(views))
     pixels, axis = planes, 2
     if draw.degrees is not None:
         pixels, axis = _to_views(planes, draw.degrees), 3
     mean = _mean_colour(pixels, axis) if draw.colour is not None else None
-    return tuple(_finish(pixels, mean, axis, draw, dtype, v, views) for v in range(views))
+    return tuple(_finish(pixels, mean, noise, axis, draw, dtype, v, views) for v in range(views))
 
 
 def _whole(boxes: Boxes) -> Boxes:
@@ -227,6 +230,7 @@ def _of_view(draw: Draw, view: int, views: int) -> Draw:
 def _finish(
     pixels: tf.Tensor,
     mean: tf.Tensor | None,
+    noise: tf.Tensor | None,
     axis: int,
     draw: Draw,
     dtype: tf.DType,
@@ -241,12 +245,17 @@ def _finish(
         channels = mix_colours(channels, draw.colour, mean[view::views] * (1.0 / 255.0))
     # Put together side by side, then turned: along the last axis XLA would work on single numbers.
     made = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
-    return round_to(_filter(made, draw), dtype)
+    return round_to(_filter(made, None if noise is None else noise[view::views], draw), dtype)
 
 
 @tf.function(jit_compile=True)
 def _finish_in_order(
-    pixels: tf.Tensor, draw: Draw, dtype: tf.DType, view: int, views: int
+    pixels: tf.Tensor,
+    noise: tf.Tensor | None,
+    draw: Draw,
+    dtype: tf.DType,
+    view: int,
+    views: int,
 ) -> tf.Tensor:
     draw = _of_view(draw, view, views)
     pixels = tf.clip_by_value(pixels[view::views] * (1.0 / 255.0), 0, 1)
@@ -254,13 +263,18 @@ def _finish_in_order(
         pixels = apply_colour_in_order(pixels, draw.colour)
     if draw.sigma is not None:
         pixels = gaussian_blur(pixels, draw.sigma)
-    return round_to(_filter(pixels, draw), dtype)
+    return round_to(_filter(pixels, None if noise is None else noise[view::views], draw), dtype)
 
 
-def _filter(views: tf.Tensor, draw: Draw) -> tf.Tensor:
+def _filter(views: tf.Tensor, noise: tf.Tensor | None, draw: Draw) -> tf.Tensor:
     # The weights of a resampled or blurred pixel sum to 1 but for rounding: white may come out
     # above 1 without any colour operation.
     views = tf.clip_by_value(views, 0, 1)
-    if draw.noise is not None:
-        views = add_noise(views, draw.noise)
+    if noise is not None:
+        views = tf.clip_by_value(views + noise, 0, 1)
     return views if draw.squares is None else cutout(views, draw.squares)
+
+
+@tf.function(jit_compile=True)
+def _noise(draw: NoiseDraw, shape: tuple[int, ...]) -> tf.Tensor:
+    return noise_of(draw, shape)
