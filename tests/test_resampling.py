@@ -154,6 +154,17 @@ def test_crops_that_were_read_are_blurred_as_images_are(size):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_crops_that_were_read_are_coloured_as_images_are(dtype):
+    crops = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    draw = draw_views(Recipe(crop=False, flip=False), 4, seed=0, step=0, size=(16, 16))
+    views = make_views(crops, draw, (16, 16), dtype, views=2, cropped=True)
+    expected = apply_views(crops, draw, (16, 16))
+    for v, view in enumerate(views):
+        assert view.dtype == dtype
+        np.testing.assert_allclose(tf.cast(view, tf.float32), expected[v::2], atol=0.01)
+
+
 def test_a_blurred_view_is_the_crop_blurred():
     images = np.random.default_rng(0).integers(0, 256, (6, 13, 13, 3), dtype=np.uint8)
     recipe = dataclasses.replace(NOTHING, crop=True, flip=True, blur=True)

@@ -172,12 +172,12 @@ def resample(
         [V * N, h, C, w] in the images' value range: in this layout colours are mixed at full speed.
     """
     if rows.weights.shape[1] == columns.weights.shape[1] == 1:
-        planes = _along(_to_planes(images, [0, 1, 3, 2], dtype), rows, views)  # [VN, h, C, W]
+        planes = _along(to_planes(images, dtype), rows, views)  # [VN, h, C, W]
         height, channels, width = planes.shape[1:]
         flat = tf.reshape(planes, [-1, height * channels, width])
         product = tf.matmul(flat, columns.weights[:, 0], transpose_b=True)  # [VN, h * C, w]
         return tf.reshape(product, [-1, height, channels, product.shape[2]])
-    planes = _along(_to_planes(images, [0, 2, 3, 1], dtype), columns, views)  # [VN, w, C, H]
+    planes = _along(to_planes(images, dtype, turned=True), columns, views)  # [VN, w, C, H]
     return _along(_turned(planes), rows, 1)
 
 
@@ -197,8 +197,9 @@ def _along(planes: tf.Tensor, bands: Bands, views: int) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)
-def _to_planes(images: tf.Tensor, order: list[int], dtype: tf.DType) -> tf.Tensor:
-    return tf.cast(tf.transpose(images, order), dtype)
+def to_planes(images: tf.Tensor, dtype: tf.DType, *, turned: bool = False) -> tf.Tensor:
+    """Lays the channels side by side: [N, H, W, C] -> [N, H, C, W] of `dtype`, or [N, W, C, H]."""
+    return tf.cast(tf.transpose(images, [0, 2, 3, 1] if turned else [0, 1, 3, 2]), dtype)
 
 
 @tf.function(jit_compile=True)

@@ -40,7 +40,7 @@ from simclr_tf.augment.geometry import (
     rotate,
 )
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.resampling import Size, resample, sample_windows
+from simclr_tf.augment.resampling import Size, resample, sample_windows, to_planes
 from simclr_tf.augment.rounding import round_to
 from simclr_tf.seeds import stream_seed
 
@@ -160,7 +160,7 @@ def make_views(
     sigma = None if in_order else draw.sigma
     images = tf.convert_to_tensor(images)
     if cropped and sigma is None:
-        planes = tf.transpose(images, [0, 1, 3, 2])
+        planes = to_planes(images, dtype)
     else:
         boxes = _whole(draw.boxes) if cropped else draw.boxes
         rows, columns = sample_windows(
