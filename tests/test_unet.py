@@ -267,7 +267,9 @@ def test_under_xla_logits_gradients_and_statistics_agree_with_eager():
         statistics = [v.numpy() for v in model.non_trainable_variables]
         results.append([logits.numpy(), *(g.numpy() for g in gradients), *statistics])
     for eager, compiled in zip(*results, strict=True):
-        np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=1e-4 * np.abs(eager).max())
+        # A bias before a normalisation has a gradient of nothing but rounding.
+        atol = max(1e-4 * np.abs(eager).max(), 1e-7)
+        np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=atol)
 
 
 # --- First weights ---
