@@ -215,7 +215,8 @@ def test_each_operation_is_drawn_alone_on_every_view(run_check, photos, monkeypa
     def keep(grid, path, **titles):
         drawn[path.name] = (grid, titles)
 
-    monkeypatch.setattr(plots, "plot_images", keep)
+    for module in (plots, plots.images):  # `plot_views` draws by it, too
+        monkeypatch.setattr(module, "plot_images", keep)
     flags = ("--crop_size=16", "--noise", "--noise_prob=0.25", "--no-flip")
     assert run_check(f"--dataset=folder:{photos}", "--preview", *flags)[0] == 0
     grid, titles = drawn["preview_operations.png"]
