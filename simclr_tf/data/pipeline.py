@@ -25,8 +25,8 @@ from simclr_tf.seeds import stream_seed
 Size = tuple[int, int]
 
 # Pixels of a view (or image, if larger) times images that are augmented together. A whole batch of
-# large views would go through the main memory at every stage; this many stay in a core's cache, and
-# of small views are still enough to hide what a TensorFlow operation costs to start.
+# large views would go through the main memory at every stage; this many, the best of what was
+# measured, do not, and are enough to hide what a TensorFlow operation costs to start.
 PART_PIXELS = 2**18
 
 # Parts that are made at a time. Not left to tf.data, which goes down to one where batches lie ready
