@@ -65,16 +65,17 @@ def blur_blocks(padded: tf.Tensor, sigma: tf.Tensor, length: int) -> tf.Tensor:
     reach, block = blur_reach(length), length // blocks
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
     width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
-    offsets = tf.range(-reach, reach + 1, dtype=tf.float32)
-    kernel = tf.exp(-0.5 * tf.square(offsets / width))  # [N, 2 r + 1]
-    begins = tf.range(blocks)[:, tf.newaxis] * block
-    total = tf.zeros_like(padded[:, :, :block])
-    weight = tf.zeros([1, blocks, block])
-    for shift in range(2 * reach + 1):
-        tap = kernel[:, shift, tf.newaxis, tf.newaxis]  # [N, 1, 1]
-        rows = begins + tf.range(shift - reach, block + shift - reach)  # [B, b]
-        inside = tf.cast((rows >= 0) & (rows < length), tf.float32)
-        total += tap[..., tf.newaxis] * padded[:, :, shift : shift + block]
+    distances = tf.range(reach + 1, dtype=tf.float32)
+    kernel = tf.exp(-0.5 * tf.square(distances / width))  # [N, r + 1]
+    rows = tf.range(blocks)[:, tf.newaxis] * block + tf.range(block)  # [B, b]
+    total = padded[:, :, reach : reach + block]
+    weight = tf.ones([1, blocks, block])
+    for distance in range(1, reach + 1):  # what lies on either side weighs the same
+        tap = kernel[:, distance, tf.newaxis, tf.newaxis]  # [N, 1, 1]
+        before, after = reach - distance, reach + distance
+        pair = padded[:, :, before : before + block] + padded[:, :, after : after + block]
+        total += tap[..., tf.newaxis] * pair
+        inside = tf.cast(rows >= distance, tf.float32) + tf.cast(rows < length - distance, tf.float32)
         weight += tap * inside
     return total / weight[..., tf.newaxis]
 

@@ -89,7 +89,10 @@ def sample_axis(
     """
     reach = 0 if sigma is None else blur_reach(target)
     cut = (source, target, *cut_axis(source, target, reach), reach)
-    first = _first(start, extent, flip, cut)
+    if cut[3] == source:
+        first = tf.zeros([tf.size(start), 1], tf.int32)
+    else:
+        first = _first(start, extent, flip, cut)
     if sigma is None:
         return Bands(_weights(start, extent, flip, first, cut, dtype), first)
     # Apart, or XLA would make every weight once for each tap of the blur.
