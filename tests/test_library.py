@@ -10,13 +10,8 @@ import pytest
 import tensorflow as tf
 
 import simclr_tf as st
-from simclr_tf.data.pipeline import (
-    drawn_batches,
-    feature_batches,
-    labelled_batches,
-    plain_batches,
-    two_views,
-)
+from simclr_tf.data.pipeline import drawn_batches, feature_batches, labelled_batches, two_views
+from simclr_tf.data.plain import plain_batches
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.errors import UserError
 
@@ -157,7 +152,7 @@ def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batc
         return [part.numpy() for batch in (*views, *labelled) for part in batch]
 
     whole = made()
-    monkeypatch.setattr("simclr_tf.data.pipeline.PART_PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr("simclr_tf.data.steps.PART_PIXELS", 3 * 16 * 16)
     cut = made()
     assert [part.shape for part in cut] == [part.shape for part in whole]
     for ours, theirs in zip(cut, whole, strict=True):

@@ -75,7 +75,9 @@ def blur_blocks(padded: tf.Tensor, sigma: tf.Tensor, length: int) -> tf.Tensor:
         before, after = reach - distance, reach + distance
         pair = padded[:, :, before : before + block] + padded[:, :, after : after + block]
         total += tap[..., tf.newaxis] * pair
-        inside = tf.cast(rows >= distance, tf.float32) + tf.cast(rows < length - distance, tf.float32)
+        inside = tf.cast(rows >= distance, tf.float32) + tf.cast(
+            rows < length - distance, tf.float32
+        )
         weight += tap * inside
     return total / weight[..., tf.newaxis]
 

@@ -156,8 +156,7 @@ def make_views(
         V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
     dtype = tf.as_dtype(dtype)
-    in_order = draw.colour is not None and draw.colour.order is not None
-    sigma = None if in_order else draw.sigma
+    sigma = None if _in_order(draw) else draw.sigma
     images = tf.convert_to_tensor(images)
     if cropped and sigma is None:
         planes = to_planes(images, dtype)
@@ -170,14 +169,16 @@ def make_views(
     noise = None
     if draw.noise is not None:  # apart, or XLA would mix its look-ups into the passes below
         noise = _noise(draw.noise, (*size, images.shape[3]))
-    if in_order:
-        pixels = _to_views(planes, draw.degrees)
-        return tuple(_finish_in_order(pixels, noise, draw, dtype, v, views) for v in range(views))
     pixels, axis = planes, 2
-    if draw.degrees is not None:
+    if draw.degrees is not None or _in_order(draw):
         pixels, axis = _to_views(planes, draw.degrees), 3
-    mean = _mean_colour(pixels, axis) if draw.colour is not None else None
+    fused = draw.colour is not None and not _in_order(draw)
+    mean = _mean_colour(pixels, axis) if fused else None
     return tuple(_finish(pixels, mean, noise, axis, draw, dtype, v, views) for v in range(views))
+
+
+def _in_order(draw: Draw) -> bool:
+    return draw.colour is not None and draw.colour.order is not None
 
 
 def _whole(boxes: Boxes) -> Boxes:
@@ -222,10 +223,8 @@ def _of_view(draw: Draw, view: int, views: int) -> Draw:
     return map_draw(lambda field: field[view::views], draw)
 
 
-# Both make one view of each image as an XLA computation of its own: of several results together XLA
-# makes no vector instructions. What is read is taken apart, not what was made: a copy less.
-
-
+# One view of each image is an XLA computation of its own: of several results together XLA makes no
+# vector instructions. What is read is taken apart, not what was made: a copy less.
 @tf.function(jit_compile=True)
 def _finish(
     pixels: tf.Tensor,
@@ -240,30 +239,24 @@ def _finish(
     """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, C]."""
     draw = _of_view(draw, view, views)
     pixels = tf.cast(pixels[view::views], tf.float32) * (1.0 / 255.0)
-    channels = tf.unstack(pixels, axis=axis)
-    if draw.colour is not None and mean is not None:
-        channels = mix_colours(channels, draw.colour, mean[view::views] * (1.0 / 255.0))
-    # Put together side by side, then turned: along the last axis XLA would work on single numbers.
-    made = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
+    if draw.colour is not None and _in_order(draw):
+        made = _distort_in_order(pixels, draw.colour, draw.sigma)
+    else:
+        mean = None if mean is None else mean[view::views] * (1.0 / 255.0)
+        made = _distort(tf.unstack(pixels, axis=axis), draw, mean)
     return round_to(_filter(made, None if noise is None else noise[view::views], draw), dtype)
 
 
-@tf.function(jit_compile=True)
-def _finish_in_order(
-    pixels: tf.Tensor,
-    noise: tf.Tensor | None,
-    draw: Draw,
-    dtype: tf.DType,
-    view: int,
-    views: int,
-) -> tf.Tensor:
-    draw = _of_view(draw, view, views)
-    pixels = tf.clip_by_value(pixels[view::views] * (1.0 / 255.0), 0, 1)
-    if draw.colour is not None:
-        pixels = apply_colour_in_order(pixels, draw.colour)
-    if draw.sigma is not None:
-        pixels = gaussian_blur(pixels, draw.sigma)
-    return round_to(_filter(pixels, None if noise is None else noise[view::views], draw), dtype)
+def _distort(channels: list[tf.Tensor], draw: Draw, mean: tf.Tensor | None) -> tf.Tensor:
+    if draw.colour is not None and mean is not None:
+        channels = mix_colours(channels, draw.colour, mean)
+    # Put together side by side, then turned: along the last axis XLA would work on single numbers.
+    return tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
+
+
+def _distort_in_order(pixels: tf.Tensor, colour: ColourDraw, sigma: tf.Tensor | None) -> tf.Tensor:
+    pixels = apply_colour_in_order(tf.clip_by_value(pixels, 0, 1), colour)
+    return pixels if sigma is None else gaussian_blur(pixels, sigma)
 
 
 def _filter(views: tf.Tensor, noise: tf.Tensor | None, draw: Draw) -> tf.Tensor:

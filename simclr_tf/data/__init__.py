@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # the names below, for who checks types or completes them
     from simclr_tf.data.masks import read_mask as read_mask
     from simclr_tf.data.pipeline import drawn_batches as drawn_batches
     from simclr_tf.data.pipeline import labelled_batches as labelled_batches
-    from simclr_tf.data.pipeline import plain_batches as plain_batches
     from simclr_tf.data.pipeline import two_views as two_views
+    from simclr_tf.data.plain import plain_batches as plain_batches
     from simclr_tf.data.shapes import make_shapes as make_shapes
     from simclr_tf.data.sources import Source as Source
     from simclr_tf.data.sources import Splits as Splits
@@ -39,7 +39,7 @@ _HOME = {
     "two_views": "pipeline",
     "drawn_batches": "pipeline",
     "labelled_batches": "pipeline",
-    "plain_batches": "pipeline",
+    "plain_batches": "plain",
 }
 __all__ = sorted(_HOME)
 

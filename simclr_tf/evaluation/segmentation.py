@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from simclr_tf import metrics
 from simclr_tf.data.masks import resize_mask_to_fill
-from simclr_tf.data.pipeline import plain_masked_batches
+from simclr_tf.data.plain import plain_masked_batches
 from simclr_tf.data.sources import Source
 from simclr_tf.evaluation.tiles import WHOLE_PIXELS, segment_image
 

@@ -20,7 +20,7 @@ import keras
 import simclr_tf
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.data.decode import limit_pixels
-from simclr_tf.data.pipeline import Shard
+from simclr_tf.data.steps import Shard
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import resuming
 from simclr_tf.tasks.disk import naming_the_way_on

@@ -12,7 +12,7 @@ from simclr_tf.config import Config
 from simclr_tf.data.check import look_at
 from simclr_tf.data.check_report import spell_problems
 from simclr_tf.data.masks import MaskRules, read_colour_table
-from simclr_tf.data.pipeline import own_size
+from simclr_tf.data.plain import own_size
 from simclr_tf.data.problems import ERROR, WARNING
 from simclr_tf.errors import UserError
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from simclr_tf import data, metrics, plots
 from simclr_tf.config import Config
 from simclr_tf.data.files import read_each
-from simclr_tf.data.pipeline import Shard, masked_batches, plain_masked_batches
+from simclr_tf.data.pipeline import masked_batches
+from simclr_tf.data.plain import plain_masked_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.segmentation import (
     PixelCounts,
@@ -161,18 +161,9 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
         class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
     )
 
-    def batches(first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        return masked_batches(
-            parts.train,
-            batch_size=config.batch_size,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            first_step=first,
-            last_step=last,
-            dtype=run.execution.views,
-        )
-
+    batches = fitting.batches_by_step(
+        masked_batches, parts.train, config, size=size, dtype=run.execution.views
+    )
     rate = fitting.train(
         run,
         model,

@@ -13,7 +13,7 @@ import numpy as np
 from simclr_tf import data
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import plain_batches, view_batches
+from simclr_tf.data.plain import plain_batches, view_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.tasks import assembly, encoders

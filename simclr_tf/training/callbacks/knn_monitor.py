@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from simclr_tf.data.pipeline import plain_batches
+from simclr_tf.data.plain import plain_batches
 from simclr_tf.data.sources import Source
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.knn import knn_accuracy

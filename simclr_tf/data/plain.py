@@ -1,0 +1,141 @@
+"""Batches of evaluation: every image of a `Source` once, in its order."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import crop_resize
+from simclr_tf.augment.views import draw_views, make_views
+from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.data.masks import resize_mask_to_fill
+from simclr_tf.data.sources import Source
+from simclr_tf.data.tensors import CORES, Size, aspects_of_files, held_on_host, read_windows
+from simclr_tf.errors import UserError
+
+
+def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) -> tf.data.Dataset:
+    """Makes the batches of evaluation: every image once, in the source's order, not augmented.
+
+    An image of another size is cut to the target's aspect about its centre and resized with
+    antialiasing. Returns batches float32 [<= N, h, w, 3] in [0, 1]; the last may be shorter.
+    """
+    size = size or own_size(source)
+    if source.images is None:
+        aspects = aspects_of_files(source)
+
+        def one(index: tf.Tensor) -> tf.Tensor:
+            window = centre_boxes(1, tf.gather(aspects, index), size)
+            return read_windows(source, index[tf.newaxis], window, size)[0]
+
+        files = tf.data.Dataset.range(len(source)).map(one, tf.data.AUTOTUNE).batch(batch_size)
+        return files.map(lambda images: tf.cast(images, tf.float32) / 255.0).prefetch(2)
+
+    images = held_on_host(source.images)
+
+    def batch(index: tf.Tensor) -> tf.Tensor:
+        chosen = tf.gather(images, index)
+        if source.image_size != size:
+            boxes = centre_boxes(tf.shape(index)[0], images.shape[2] / images.shape[1], size)
+            chosen = crop_resize(chosen, boxes, size)
+        return tf.cast(chosen, tf.float32) / 255.0
+
+    indices = tf.data.Dataset.range(len(source)).batch(batch_size)
+    return indices.map(batch, tf.data.AUTOTUNE).prefetch(2)
+
+
+def plain_masked_batches(
+    source: Source, *, batch_size: int, size: Size | None = None
+) -> tf.data.Dataset:
+    """Makes the batches of judging a segmentation: every image once, whole, with its mask.
+
+    Args:
+        source: Images with masks.
+        batch_size: Images together; of a set whose images differ in size each is a batch.
+        size: (h, w) that images and masks are cut and resized to; None: they are left as they are.
+
+    Returns:
+        Batches (float32 [n, H, W, 3] in [0, 1], uint8 [n, H, W]) in the source's order.
+    """
+
+    def read(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        image, mask = source.read(int(index)), source.read_mask(int(index))
+        if size is None:
+            return image, mask
+        return resize_to_fill(image, size), resize_mask_to_fill(mask, size)
+
+    def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        image, mask = tf.numpy_function(read, [index], [tf.uint8, tf.uint8])
+        image = tf.ensure_shape(image, [None, None, source.channels])
+        mask = tf.ensure_shape(mask, [None, None])
+        return tf.cast(image, tf.float32) / 255.0, mask
+
+    together = 1 if size is None and source.image_size is None else batch_size
+    pairs = tf.data.Dataset.range(len(source)).map(pair, CORES)
+    return pairs.batch(together).prefetch(2)
+
+
+def view_batches(
+    source: Source, *, batch_size: int, recipe: Recipe, seed: int, size: Size, view: int
+) -> tf.data.Dataset:
+    """Makes one drawn view of every image, in the source's order.
+
+    Args:
+        source: The images.
+        batch_size: Views together; the last batch may be shorter.
+        recipe: The augmentation.
+        seed: The draws are a function of it, of `view` and of the image's place.
+        size: (h, w) of the views in pixels.
+        view: Number of the view: each has its own draws.
+
+    Returns:
+        Batches float32 [<= N, h, w, 3] in [0, 1].
+    """
+    held = None if source.images is None else held_on_host(source.images)
+    if source.images is None:
+        aspects = aspects_of_files(source)
+    else:
+        aspects = tf.fill([len(source)], source.images.shape[2] / source.images.shape[1])
+
+    def make(index: tf.Tensor) -> tf.Tensor:
+        draw = draw_views(
+            recipe,
+            tf.shape(index)[0],
+            seed=seed,
+            step=index[0],
+            size=size,
+            aspect=tf.gather(aspects, index),
+            stream=f"view{view}",
+        )
+        if held is not None:
+            return make_views(tf.gather(held, index), draw, size, views=1)[0]
+        windows = read_windows(source, index, draw.boxes, size)
+        return make_views(windows, draw, size, views=1, cropped=True)[0]
+
+    return tf.data.Dataset.range(len(source)).batch(batch_size).map(make, CORES).prefetch(2)
+
+
+def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) -> Boxes:
+    """Returns the largest centred windows with the aspect of `size`, as evaluation sees images.
+
+    Args:
+        count: N.
+        aspect: Width over height of the images in pixels.
+        size: (h, w) that the windows will be resized to.
+    """
+    relative = (size[1] / size[0]) / tf.cast(aspect, tf.float32)
+    height = tf.fill([count], tf.minimum(1.0, 1.0 / relative))
+    width = tf.fill([count], tf.minimum(1.0, relative))
+    return Boxes((1.0 - height) / 2, (1.0 - width) / 2, height, width, tf.zeros([count]))
+
+
+def own_size(source: Source) -> Size:
+    """Returns (height, width) of a source's images; raises UserError where they differ."""
+    if source.image_size is None:
+        raise UserError(
+            f"Expected images of one size in {source.name}, got several. "
+            'Pass the size that they are brought to, such as --input_size="224 224".'
+        )
+    return source.image_size

@@ -1,0 +1,44 @@
+"""The images of a `Source` as tensors: held in memory, or read from files by windows."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from simclr_tf.augment.geometry import Boxes
+from simclr_tf.data.decode import read_header
+from simclr_tf.data.sources import Source
+
+Size = tuple[int, int]
+
+# Parts or files that are made at a time. Not left to tf.data, which goes down to one where batches
+# lie ready and takes a second to come up again.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def held_on_host(array: Any) -> tf.Tensor:
+    # An eager tensor is captured by reference: it never becomes a constant of the graph.
+    with tf.device("/CPU:0"):
+        return tf.constant(array)
+
+
+def aspects_of_files(source: Source) -> tf.Tensor:
+    """Returns width over height of every image: float32 [M]."""
+    sizes = source.file_sizes
+    if sizes is None:
+        sizes = np.array([read_header(path) for path in source.paths])
+    return held_on_host((sizes[:, 1] / sizes[:, 0]).astype(np.float32))
+
+
+def read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:
+    """Reads windows [n * V] of the files at the indices [n]: uint8 [n * V, h, w, 3]."""
+
+    def read(index: np.ndarray, windows: np.ndarray) -> np.ndarray:
+        pairs = zip(index, windows.reshape(len(index), -1, 5), strict=True)
+        return np.concatenate([source.read_windows(int(i), w, size) for i, w in pairs])
+
+    crops = tf.numpy_function(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
+    return tf.ensure_shape(crops, [boxes.top.shape[0], *size, 3])
