@@ -182,7 +182,9 @@ def _in_order(draw: Draw) -> bool:
 
 
 def _whole(boxes: Boxes) -> Boxes:
-    zero, one = tf.zeros_like(boxes.top), tf.ones_like(boxes.top)
+    # Zeros and ones that are computed: what follows from constants TensorFlow tries to fold, and
+    # warns that it cannot.
+    zero, one = tf.minimum(boxes.top, 0.0), tf.maximum(boxes.height, 1.0)
     return Boxes(zero, zero, one, one, flip=zero)
 
 
