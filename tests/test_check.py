@@ -124,7 +124,7 @@ def test_without_preview_nothing_is_drawn_and_no_size_is_needed(run_check, photo
     code, folder = run_check(f"--dataset=folder:{photos}")
     assert code == 0
     assert results_of(folder)["pictures"] == []
-    assert not list((folder / "plots").iterdir())
+    assert not (folder / "plots").exists()
 
 
 def test_a_preview_of_several_sizes_asks_for_one(run_check, photos, capsys):
@@ -196,7 +196,7 @@ def test_a_finished_check_is_replaced_only_where_that_was_asked_for(run_check, p
     assert run_check("--dataset=folder:/nowhere", "--overwrite")[0] == 2
     assert_drawn(folder)  # a check that cannot begin costs nobody the one before
     assert run_check(*flags, "--overwrite")[0] == 0
-    assert not list((folder / "plots").iterdir())
+    assert not (folder / "plots").exists()
 
 
 def test_of_many_classes_the_smallest_and_largest_are_printed(run_check, tmp_path, capsys):

@@ -425,6 +425,7 @@ def run(tmp_path):
     folder.checkpoints.save(variables(a=1.0), step=7)
     folder.add_row({"epoch": 1, "step": 7, "loss": 2.5})
     folder.write_config("seed: 0\n")
+    folder.plots.mkdir()
     (folder.plots / "loss.png").write_text("x")
     (folder.path / "notes.txt").write_text("mine")
     (folder.path / "images").mkdir()
@@ -434,7 +435,8 @@ def run(tmp_path):
 
 def test_a_new_run_makes_its_folder(tmp_path):
     folder = begin(tmp_path / "a" / "b")
-    assert names(folder.path) == ["plots"]
+    assert folder.path.is_dir()
+    assert names(folder.path) == []  # a run that is refused leaves nothing
 
 
 def test_a_folder_with_other_files_is_no_run(tmp_path):
@@ -468,9 +470,8 @@ def test_overwriting_removes_the_run_and_nothing_else(run):
     again = begin(run.path, overwrite=True)
     assert names(run.path) == before  # a run that fails as it begins has cost nothing
     again.clear()
-    assert names(run.path) == ["images", "notes.txt", "plots"]
+    assert names(run.path) == ["images", "notes.txt"]
     assert names(run.path / "images") == ["cat.png"]
-    assert names(run.plots) == []
 
 
 def test_a_folder_without_a_run_is_not_cleared(tmp_path):

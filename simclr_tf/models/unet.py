@@ -42,8 +42,8 @@ def unet(encoder: keras.Model, num_classes: int, *, width: int = WIDTH) -> keras
     ]
     levels[-1] = max(levels[-1], LEAST_LAST_CHANNELS)
 
-    # Pre-training makes the maps ten times as large as the decoder's own: what comes from below
-    # would be drowned beside them.
+    # A pre-trained encoder's maps are up to ten times as large as the decoder's own. Normalised,
+    # they end a short training a little better, and those of random weights too.
     *skips, x = [
         BatchNormalization(name=f"decoder_{name}_norm")(each)
         for name, each in zip(STAGES, maps, strict=True)

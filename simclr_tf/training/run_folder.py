@@ -78,7 +78,7 @@ class RunFolder:
                 f"Expected no run in {self.path}, got {state} one. Pass {go_on}--overwrite to "
                 f"replace it, or another folder with --{flag}."
             )
-        self.plots.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
 
     def clear(self) -> None:
         """Removes what a run wrote here before, and nothing else."""
@@ -93,7 +93,6 @@ class RunFolder:
                 shutil.rmtree(self.path / name, ignore_errors=True)
             else:
                 (self.path / name).unlink(missing_ok=True)
-        self.plots.mkdir(exist_ok=True)
 
     def task(self) -> str | None:
         """Returns the task of the run that lies here; None where none does.
