@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import csv
+import dataclasses
 import json
 import os
 import pathlib
@@ -23,7 +24,13 @@ import main
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
 from simclr_tf.data import from_arrays, load
-from simclr_tf.data.pipeline import drawn_batches, feature_batches, labelled_batches, two_views
+from simclr_tf.data.pipeline import (
+    drawn_batches,
+    feature_batches,
+    labelled_batches,
+    masked_batches,
+    two_views,
+)
 from simclr_tf.data.steps import WHOLE, Shard
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import NAMES
@@ -132,6 +139,7 @@ def makers(pictures):
     images = rng.integers(0, 256, (20, 12, 16, 3), np.uint8)
     arrays = from_arrays(images, np.arange(20) % 2)
     files = load(f"folder:{pictures}", input_size=(16, 16), cache="false").train
+    masked = dataclasses.replace(arrays, masks=images[..., 0])
     large = from_arrays(rng.integers(0, 256, (9, 300, 200, 3), np.uint8))
     sizes = {"batch_size": 8, "recipe": Recipe(), "seed": 3}
     steps = {"first_step": 1, "last_step": 3}
@@ -145,6 +153,7 @@ def makers(pictures):
         "views of files": made(two_views, files),
         "views in parts": made(two_views, large, (300, 200)),
         "labelled": made(labelled_batches, arrays),
+        "masked": made(masked_batches, masked),
         "drawn": made(drawn_batches, arrays),
         "features": lambda shard: features(1, 3, shard),
     }
