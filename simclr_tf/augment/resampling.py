@@ -88,8 +88,9 @@ def sample_axis(
         dtype: Of the weights.
     """
     reach = 0 if sigma is None else blur_reach(target)
-    cut = (source, target, *cut_axis(source, target, reach), reach)
-    if cut[3] == source:
+    block, band = cut_axis(source, target, reach)
+    cut = (source, target, block, band, reach)
+    if band == source:  # whole
         first = tf.zeros([tf.size(start), 1], tf.int32)
     else:
         first = _first(start, extent, flip, cut)

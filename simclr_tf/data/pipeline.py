@@ -13,12 +13,13 @@ import tensorflow as tf
 
 from simclr_tf.augment.geometry import rotate
 from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import Size
 from simclr_tf.augment.views import Draw, apply_masks, make_views
 from simclr_tf.data.masks import crop_masks
 from simclr_tf.data.plain import own_size
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.data.steps import WHOLE, Draws, Shard, batch_order, steps_per_epoch
-from simclr_tf.data.tensors import CORES, Size, held_on_host, read_windows
+from simclr_tf.data.tensors import CORES, held_on_host, read_windows
 from simclr_tf.errors import UserError
 
 

@@ -7,12 +7,12 @@ import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.resampling import crop_resize
+from simclr_tf.augment.resampling import Size, crop_resize
 from simclr_tf.augment.views import draw_views, make_views
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.sources import Source
-from simclr_tf.data.tensors import CORES, Size, aspects_of_files, held_on_host, read_windows
+from simclr_tf.data.tensors import CORES, aspects_of_files, held_on_host, read_windows
 from simclr_tf.errors import UserError
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from simclr_tf.augment.recipe import Recipe
+from simclr_tf.augment.resampling import Size
 from simclr_tf.augment.views import Draw, draw_views, map_draw
 from simclr_tf.data.sources import Source
-from simclr_tf.data.tensors import Size, aspects_of_files
+from simclr_tf.data.tensors import aspects_of_files
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
 
@@ -90,8 +91,9 @@ class Draws:
     """What is drawn for a step: a function of (seed, step), cut into parts of a batch.
 
     A part is (indices int64 [n], `Draw` of views * n views, those of an image one after the other).
-    Of a batch that is no multiple of n, the last part is filled up with the first images; `_views`
-    cuts them off. With a shard, the parts are of the batch of one replica, then of the next one's.
+    Of a batch that is no multiple of n, the last part is filled up with the first images, which
+    `pipeline` cuts off. With a shard, the parts are of the batch of one replica, then of the next
+    one's.
     """
 
     def __init__(

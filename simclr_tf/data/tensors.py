@@ -9,10 +9,9 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.resampling import Size
 from simclr_tf.data.decode import read_header
 from simclr_tf.data.sources import Source
-
-Size = tuple[int, int]
 
 # Parts or files that are made at a time. Not left to tf.data, which goes down to one where batches
 # lie ready and takes a second to come up again.
@@ -20,7 +19,7 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 
 def held_on_host(array: Any) -> tf.Tensor:
-    # An eager tensor is captured by reference: it never becomes a constant of the graph.
+    """Returns an eager tensor; captured by reference, it never becomes a constant of a graph."""
     with tf.device("/CPU:0"):
         return tf.constant(array)
 
