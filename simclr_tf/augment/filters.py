@@ -23,16 +23,11 @@ def draw_sigma(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> tf.Te
     return tf.where(draws[:, 1] < prob, low + (high - low) * draws[:, 0], 0.0)
 
 
-def blur_reach(length: int) -> int:
-    """Returns how far the kernel reaches along an axis of `length` pixels."""
-    return min(BLUR_RADIUS, length - 1)
-
-
 def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs axis 1 of each example with a Gaussian of its own width.
 
-    The kernel ends `BLUR_RADIUS` pixels from its centre. Where it reaches beyond the edge it is
-    cut and renormalised, so that edges do not darken.
+    The kernel ends at the first whole pixel that is four sigma or more from its centre. Where it
+    reaches beyond the edge it is cut and renormalised, so that edges do not darken.
 
     Args:
         values: float32 [N, L, K], L static.
@@ -41,45 +36,41 @@ def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     Returns:
         The shape and dtype of `values`.
     """
-    length = values.shape[1]
-    reach = blur_reach(length)
-    padded = tf.pad(values, [[0, 0], [reach, reach], [0, 0]])
-    return blur_blocks(padded[:, tf.newaxis], sigma, length)[:, 0]
+    padded = tf.pad(values, [[0, 0], [BLUR_RADIUS, BLUR_RADIUS], [0, 0]])
+    return blur_rows(padded, sigma, BLUR_RADIUS)
 
 
-def blur_blocks(padded: tf.Tensor, sigma: tf.Tensor, length: int) -> tf.Tensor:
-    """`blur_axis` of an axis that is cut into blocks, each with what the blur reaches around it.
+def blur_rows(padded: tf.Tensor, sigma: tf.Tensor, reach: int) -> tf.Tensor:
+    """`blur_axis` with the zeros beyond the edges given, and no more of them than it takes.
 
-    Written as one sum of shifted copies, which XLA makes one pass. The rows of a sampling matrix
-    are such an axis, too: blurring the matrix blurs what it samples.
+    Written as one sum of shifted copies, which XLA makes one pass. It is the same sum, bit for bit,
+    whatever `reach` is, as long as it is enough.
 
     Args:
-        padded: float32 [N, B, b + 2 r, K], r the blur's reach, 0 beyond the edges of the axis.
+        padded: float32 [N, L + 2 reach, K], 0 beyond the edges of the axis.
         sigma: As of `blur_axis`.
-        length: Of the axis, B * b.
+        reach: At least four times the largest sigma, pixels.
 
     Returns:
-        float32 [N, B, b, K].
+        float32 [N, L, K].
     """
-    blocks = padded.shape[1]
-    reach, block = blur_reach(length), length // blocks
+    length = padded.shape[1] - 2 * reach
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
     width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
-    distances = tf.range(reach + 1, dtype=tf.float32)
-    kernel = tf.exp(-0.5 * tf.square(distances / width))  # [N, r + 1]
-    rows = tf.range(blocks)[:, tf.newaxis] * block + tf.range(block)  # [B, b]
-    total = padded[:, :, reach : reach + block]
-    weight = tf.ones([1, blocks, block])
+    position = tf.range(length)
+    total = padded[:, reach : reach + length]
+    weight = tf.ones([1, length])
     for distance in range(1, reach + 1):  # what lies on either side weighs the same
-        tap = kernel[:, distance, tf.newaxis, tf.newaxis]  # [N, 1, 1]
+        tap = tf.exp(-0.5 * tf.square(distance / width))  # [N, 1]
+        tap = tf.where(distance < 4.0 * width + 1.0, tap, 0.0)
         before, after = reach - distance, reach + distance
-        pair = padded[:, :, before : before + block] + padded[:, :, after : after + block]
+        pair = padded[:, before : before + length] + padded[:, after : after + length]
         total += tap[..., tf.newaxis] * pair
-        inside = tf.cast(rows >= distance, tf.float32) + tf.cast(
-            rows < length - distance, tf.float32
+        sides = tf.cast(position >= distance, tf.float32) + tf.cast(
+            position < length - distance, tf.float32
         )
-        weight += tap * inside
-    return total / weight[..., tf.newaxis]
+        weight += tap * sides
+    return total * (1.0 / weight)[..., tf.newaxis]
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:

@@ -15,14 +15,16 @@ step that is compiled whole.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from simclr_tf.augment.colour import ColourDraw, draw_colour, mix_colours
 from simclr_tf.augment.colour_sequence import apply_colour_in_order
 from simclr_tf.augment.filters import (
+    BLUR_RADIUS,
     NoiseDraw,
     Squares,
     cutout,
@@ -40,9 +42,13 @@ from simclr_tf.augment.geometry import (
     rotate,
 )
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.resampling import Size, resample, sample_windows, to_planes
+from simclr_tf.augment.resampling import Size, blur_planes, locate, resample, to_planes, turn
 from simclr_tf.augment.rounding import round_to
 from simclr_tf.seeds import stream_seed
+
+
+# How far the blur may have to go, in pixels to either side; each is compiled for itself.
+BLUR_REACHES = (0, 4, BLUR_RADIUS)
 
 
 class Draw(NamedTuple):
@@ -155,37 +161,168 @@ def make_views(
     Returns:
         V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
-    dtype = tf.as_dtype(dtype)
-    sigma = None if _in_order(draw) else draw.sigma
     images = tf.convert_to_tensor(images)
-    if cropped and sigma is None:
-        planes = to_planes(images, dtype)
+    planes = to_planes(images)
+    of = None if cropped else tf.repeat(tf.range(tf.shape(images)[0]), views)
+    (made,) = views_of(planes, of, draw, size, dtype)
+    return tuple(made[view::views] for view in range(views))
+
+
+def views_of(
+    planes: tf.Tensor,
+    of: tf.Tensor | None,
+    draw: Draw,
+    size: Size,
+    dtype: tf.DType | str,
+    *,
+    parts: int = 1,
+    sparing: bool = False,
+) -> list[tf.Tensor]:
+    """Makes views, each of any of the images: what `make_views` does, as pipelines want it.
+
+    Args:
+        planes: [N, W, C, H], the images as `resampling.to_planes` lays them out.
+        of: int32 [n], the image that each view is of. None: `planes` are the n views' own, cropped,
+            mirrored and resized already.
+        draw: Parameters of n views.
+        size, dtype: As of `make_views`.
+        parts: K, a divisor of n. The views are made in so many parts, one after the other, so that
+            each stays in a cache.
+        sparing: Leave out what no view of a part has drawn: rotation, noise and the reach of the
+            blur. The views are the same; see `effort`. Not within what XLA compiles whole.
+
+    Returns:
+        K parts of the views, [n / K, h, w, C] of `dtype` in [0, 1].
+    """
+    dtype = tf.as_dtype(dtype)
+    middle = None
+    if of is not None:
+        beyond = BLUR_RADIUS if _blurs(draw) else 0
+        middle = locate(draw.boxes, (planes.shape[3], planes.shape[1]), size, beyond)
+    needs = _needs(draw, parts) if sparing else [None] * parts
+    made: list[tf.Tensor] = []
+    whole = (planes if of is None else of, middle, draw)
+    for (own, place, drawn), need in zip(_split(whole, parts), needs, strict=True):
+        with tf.control_dependencies(made[-1:]):  # after the last part
+            own = tf.identity(own)
+        made.append(_make(planes, own, place, drawn, need, size, dtype))
+    return made
+
+
+class _Need(NamedTuple):
+    """What some view of a part has drawn; None where the recipe has it switched off.
+
+    `reach` says which of `BLUR_REACHES` is enough, int32; `turned` and `noisy` are bool.
+    """
+
+    reach: tf.Tensor | None
+    turned: tf.Tensor | None
+    noisy: tf.Tensor | None
+
+
+def _needs(draw: Draw, parts: int) -> list[_Need]:
+    def most(field: tf.Tensor) -> tf.Tensor:  # [K]
+        return tf.reduce_max(tf.reshape(field, [parts, -1]), axis=1)
+
+    need = _Need(
+        most(_blur_level(draw.sigma)) if _blurs(draw) else None,
+        None if draw.degrees is None else most(tf.abs(draw.degrees)) > 0.0,
+        None if draw.noise is None else most(draw.noise.stddev) > 0.0,
+    )
+    of_parts = [[None] * parts if field is None else tf.unstack(field) for field in need]
+    return [_Need(*of_part) for of_part in zip(*of_parts, strict=True)]
+
+
+def _split(fields: Any, parts: int) -> list[Any]:
+    """Cuts every tensor of a structure into parts along its first axis."""
+    flat = [
+        [None] * parts if field is None else tf.split(field, parts)
+        for field in tf.nest.flatten(fields)
+    ]
+    return [tf.nest.pack_sequence_as(fields, of_part) for of_part in zip(*flat, strict=True)]
+
+
+def _make(
+    planes: tf.Tensor,
+    own: tf.Tensor,
+    middle: tf.Tensor | None,
+    draw: Draw,
+    need: _Need | None,
+    size: Size,
+    dtype: tf.DType,
+) -> tf.Tensor:
+    """Makes one part. `own` are its views' planes, or their images among `planes`."""
+    blurs, noise = _blurs(draw), draw.noise
+
+    def resampled(reach: int) -> tf.Tensor:
+        blur = {"sigma": draw.sigma, "reach": reach, "dtype": dtype}
+        if middle is not None:
+            return resample(planes, own, draw.boxes, middle, size, **blur)
+        return blur_planes(turn(own), **blur) if reach else turn(own)
+
+    if need is None or not blurs:
+        pixels = resampled(BLUR_RADIUS if blurs else 0)
     else:
-        boxes = _whole(draw.boxes) if cropped else draw.boxes
-        rows, columns = sample_windows(
-            boxes, tuple(images.shape[1:3]), size, sigma=sigma, dtype=dtype
-        )
-        planes = resample(images, rows, columns, views=1 if cropped else views, dtype=dtype)
-    noise = None
-    if draw.noise is not None:  # apart, or XLA would mix its look-ups into the passes below
-        noise = _noise(draw.noise, (*size, images.shape[3]))
-    pixels, axis = planes, 2
-    if draw.degrees is not None or _in_order(draw):
-        pixels, axis = _to_views(planes, draw.degrees), 3
-    fused = draw.colour is not None and not _in_order(draw)
-    mean = _mean_colour(pixels, axis) if fused else None
-    return tuple(_finish(pixels, mean, noise, axis, draw, dtype, v, views) for v in range(views))
+        ways = [functools.partial(resampled, reach) for reach in BLUR_REACHES]
+        pixels = tf.switch_case(need.reach, ways)
+    if draw.degrees is not None:
+        pixels = _if_any(need and need.turned, lambda x: _rotated(x, draw.degrees), pixels)
+    sums = _sums(pixels) if draw.colour is not None and not _in_order(draw) else None
+
+    def finish(pixels: tf.Tensor, noisy: bool = False) -> tf.Tensor:
+        added = None
+        if noisy:  # apart, or XLA would mix its look-ups into the last pass; and not before its turn
+            with tf.control_dependencies([pixels]):
+                drawn = NoiseDraw(noise.stddev, tf.identity(noise.key))
+            added = _noise(drawn, (*size, pixels.shape[2]))
+        return _finish(pixels, sums, added, draw.colour, draw.sigma, draw.squares, dtype)
+
+    if noise is None:
+        return finish(pixels)
+    noisy = functools.partial(finish, noisy=True)
+    return _if_any(need and need.noisy, noisy, pixels, rest=finish)
+
+
+def _if_any(
+    needed: tf.Tensor | None,
+    act: Callable[[tf.Tensor], tf.Tensor],
+    pixels: tf.Tensor,
+    rest: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+) -> tf.Tensor:
+    if needed is None:
+        return act(pixels)
+    return tf.cond(needed, lambda: act(pixels), lambda: rest(pixels))
+
+
+def effort(draw: Draw) -> tf.Tensor | None:
+    """Tells what views take to make beyond what all take: int32 [n], or None where all are alike.
+
+    Where views are made in parts with `views_of(sparing=True)`, those of one effort belong into one
+    part: a part is blurred as far as its widest blur reaches.
+    """
+    efforts = []
+    if draw.sigma is not None:
+        efforts.append(_blur_level(draw.sigma))
+    if draw.noise is not None:
+        efforts.append(4 * tf.cast(draw.noise.stddev > 0.0, tf.int32))
+    if draw.degrees is not None:
+        efforts.append(8 * tf.cast(draw.degrees != 0.0, tf.int32))
+    return tf.add_n(efforts) if efforts else None
+
+
+def _blur_level(sigma: tf.Tensor) -> tf.Tensor:
+    """Returns which of `BLUR_REACHES` is enough for each width: int32 [n]."""
+    enough = 4.0 * sigma[:, tf.newaxis] > tf.constant(BLUR_REACHES[:-1], tf.float32)
+    return tf.reduce_sum(tf.cast(enough, tf.int32), axis=1)
+
+
+def _blurs(draw: Draw) -> bool:
+    """Tells whether the blur comes with the crop; the reference's comes after the colours."""
+    return draw.sigma is not None and not _in_order(draw)
 
 
 def _in_order(draw: Draw) -> bool:
     return draw.colour is not None and draw.colour.order is not None
-
-
-def _whole(boxes: Boxes) -> Boxes:
-    # Zeros and ones that are computed: what follows from constants TensorFlow tries to fold, and
-    # warns that it cannot.
-    zero, one = tf.minimum(boxes.top, 0.0), tf.maximum(boxes.height, 1.0)
-    return Boxes(zero, zero, one, one, flip=zero)
 
 
 def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
@@ -204,70 +341,59 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)
-def _to_views(planes: tf.Tensor, degrees: tf.Tensor | None) -> tf.Tensor:
-    views = tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2])
-    return views if degrees is None else rotate(views, degrees)
+def _rotated(planes: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
+    return round_to(rotate(_to_views(planes), degrees), planes.dtype)
 
 
-def _mean_colour(pixels: tf.Tensor, axis: int) -> tf.Tensor:
-    """Averages pixels [N, h, ...] with the channels along `axis`, 2 or 3: float32 [N, C].
+def _to_views(planes: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2])
+
+
+def _sums(planes: tf.Tensor) -> tf.Tensor:
+    """Sums [n, h, C, w] over the rows: [n, C, w] of its dtype, a step towards the mean colour.
 
     A product with ones, outside of XLA, which sums one number at a time on a CPU.
     """
-    height, *rest = pixels.shape[1:]
-    flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])
-    sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [N, 1, w * C]
-    sums = tf.reshape(tf.cast(sums, tf.float32), [-1, *rest])
-    return tf.reduce_mean(sums, axis=4 - axis) / height
+    _, height, channels, width = planes.shape
+    flat = tf.reshape(planes, [-1, height, channels * width])
+    sums = tf.matmul(tf.ones([1, 1, height], planes.dtype), flat)  # [n, 1, C * w]
+    return tf.reshape(sums, [-1, channels, width])
 
 
-def _of_view(draw: Draw, view: int, views: int) -> Draw:
-    return map_draw(lambda field: field[view::views], draw)
-
-
-# One view of each image is an XLA computation of its own: of several results together XLA makes no
-# vector instructions. What is read is taken apart, not what was made: a copy less.
 @tf.function(jit_compile=True)
 def _finish(
-    pixels: tf.Tensor,
-    mean: tf.Tensor | None,
+    planes: tf.Tensor,
+    sums: tf.Tensor | None,
     noise: tf.Tensor | None,
-    axis: int,
-    draw: Draw,
+    colour: ColourDraw | None,
+    sigma: tf.Tensor | None,
+    squares: Squares | None,
     dtype: tf.DType,
-    view: int,
-    views: int,
 ) -> tf.Tensor:
-    """From 0..255, with the channels along `axis`, to views; `mean` is float32 [V * N, C]."""
-    draw = _of_view(draw, view, views)
-    pixels = tf.cast(pixels[view::views], tf.float32) * (1.0 / 255.0)
-    if draw.colour is not None and _in_order(draw):
-        made = _distort_in_order(pixels, draw.colour, draw.sigma)
+    """From [n, h, C, w] in 0..255 to views; `sums` are those of the rows, [n, C, w]."""
+    height, _, width = planes.shape[1:]
+    planes = tf.cast(planes, tf.float32) * (1.0 / 255.0)
+    if colour is not None and colour.order is not None:
+        views = _distort_in_order(tf.transpose(planes, [0, 1, 3, 2]), colour, sigma)
     else:
-        mean = None if mean is None else mean[view::views] * (1.0 / 255.0)
-        made = _distort(tf.unstack(pixels, axis=axis), draw, mean)
-    return round_to(_filter(made, None if noise is None else noise[view::views], draw), dtype)
-
-
-def _distort(channels: list[tf.Tensor], draw: Draw, mean: tf.Tensor | None) -> tf.Tensor:
-    if draw.colour is not None and mean is not None:
-        channels = mix_colours(channels, draw.colour, mean)
-    # Put together side by side, then turned: along the last axis XLA would work on single numbers.
-    return tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
-
-
-def _distort_in_order(pixels: tf.Tensor, colour: ColourDraw, sigma: tf.Tensor | None) -> tf.Tensor:
-    pixels = apply_colour_in_order(tf.clip_by_value(pixels, 0, 1), colour)
-    return pixels if sigma is None else gaussian_blur(pixels, sigma)
-
-
-def _filter(views: tf.Tensor, noise: tf.Tensor | None, draw: Draw) -> tf.Tensor:
+        channels = tf.unstack(planes, axis=2)
+        if colour is not None:
+            mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=2) / (255.0 * height * width)
+            channels = mix_colours(channels, colour, mean)
+        # Put together side by side, then turned: along the last axis XLA would work on single
+        # numbers.
+        views = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
     # The weights of a resampled or blurred pixel sum to 1 but for rounding: white may come out
     # above 1 without any colour operation.
     views = tf.clip_by_value(views, 0, 1)
     if noise is not None:
         views = tf.clip_by_value(views + noise, 0, 1)
-    return views if draw.squares is None else cutout(views, draw.squares)
+    return round_to(views if squares is None else cutout(views, squares), dtype)
+
+
+def _distort_in_order(pixels: tf.Tensor, colour: ColourDraw, sigma: tf.Tensor | None) -> tf.Tensor:
+    pixels = apply_colour_in_order(tf.clip_by_value(pixels, 0, 1), colour)
+    return pixels if sigma is None else gaussian_blur(pixels, sigma)
 
 
 @tf.function(jit_compile=True)

@@ -13,13 +13,13 @@ import tensorflow as tf
 
 from simclr_tf.augment.geometry import rotate
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.augment.resampling import Size
-from simclr_tf.augment.views import Draw, apply_masks, make_views
+from simclr_tf.augment.resampling import Size, to_planes
+from simclr_tf.augment.views import Draw, apply_masks, views_of
 from simclr_tf.data.masks import crop_masks
 from simclr_tf.data.plain import own_size
 from simclr_tf.data.sources import Source, from_arrays
-from simclr_tf.data.steps import WHOLE, Draws, Shard, batch_order, steps_per_epoch
-from simclr_tf.data.tensors import CORES, held_on_host, read_windows
+from simclr_tf.data.steps import WHOLE, Draws, Group, Shard, batch_order, steps_per_epoch
+from simclr_tf.data.tensors import CORES, held_on_host, planes_on_host, read_windows
 from simclr_tf.errors import UserError
 
 
@@ -148,8 +148,12 @@ def drawn_batches(
     check_held(source)
     held = held_on_host(source.images)
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard, in_parts=False)
-    batches = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
-    return batches.map(lambda index, draw: (tf.gather(held, index), draw)).prefetch(2)
+
+    def of_group(group: Group) -> tuple[tf.Tensor, Draw]:  # of one part
+        return tf.gather(held, group.index[:: draws.views]), group.draw
+
+    groups = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
+    return groups.map(of_group).prefetch(2)
 
 
 def check_held(source: Source) -> None:
@@ -202,26 +206,30 @@ def _views(
     masked: bool = False,
 ) -> tf.data.Dataset:
     """Makes batches ((view [N, h, w, 3], ...), index [N]) of the steps; masked: (view, mask)."""
-    held = None if source.images is None else held_on_host(source.images)
+    held = None if source.images is None else planes_on_host(source.images)
     masks = _masks_reader(source, draws.size) if masked else None
 
-    def make(index: tf.Tensor, draw: Draw) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+    def make(group: Group) -> tuple[tf.Tensor, ...]:
+        index, draw, _ = group
+        how = {"parts": draws.parts, "sparing": True}
         if held is not None:
-            images = tf.gather(held, index)
+            made = views_of(held, tf.cast(index, tf.int32), draw, draws.size, dtype, **how)
         else:  # files differ in size: they are cropped one by one, and finished together
-            images = read_windows(source, index, draw.boxes, draws.size)
-        made = make_views(images, draw, draws.size, dtype, views=draws.views, cropped=held is None)
-        return made if masks is None else (*made, masks(index, draw)), index
+            windows = read_windows(source, index[:: draws.views], draw.boxes, draws.size)
+            made = views_of(to_planes(windows), None, draw, draws.size, dtype, **how)
+        views = draws.in_place(group, made)
+        if masks is not None:
+            views += draws.in_place(group, [masks(index, draw)])
+        return (draws.in_place(group, [index])[0], *views)
 
-    parts = draws(steps).map(make, CORES)
-    if draws.parts == 1:
-        return parts
+    def join(*groups: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows] for made in groups]
 
-    def join(part: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(part, [-1, *part.shape[2:]])[: draws.rows]
-
-    batches = parts.batch(draws.parts, drop_remainder=True, num_parallel_calls=CORES)
-    return batches.map(lambda *batch: tf.nest.map_structure(join, batch))
+    batches = draws(steps).map(make, CORES)
+    if draws.groups > 1:
+        batches = batches.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
+        batches = batches.map(lambda *groups: tuple(join(*groups)))
+    return batches.map(lambda index, *made: (made, index))
 
 
 def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.Tensor]:

@@ -11,16 +11,17 @@ import tensorflow as tf
 
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size
-from simclr_tf.augment.views import Draw, draw_views, map_draw
+from simclr_tf.augment.views import Draw, draw_views, effort, map_draw
 from simclr_tf.data.sources import Source
 from simclr_tf.data.tensors import aspects_of_files
 from simclr_tf.errors import UserError
 from simclr_tf.seeds import stream_seed
 
-# Pixels of a view (or image, if larger) times images that are augmented together. A whole batch of
-# large views would go through the main memory at every stage; this many, the best of what was
-# measured, do not, and are enough to hide what a TensorFlow operation costs to start.
+# Pixels of a view (or image, if larger) times views that are made together. A whole batch of large
+# views would go through the main memory at every stage; this many, the best of what was measured,
+# do not, and are enough to hide what a TensorFlow operation costs to start.
 PART_PIXELS = 2**18
+MOST_PARTS = 16  # of a group: each is a part of its graph
 
 
 class Shard(NamedTuple):
@@ -87,13 +88,26 @@ def _order(position: tf.Tensor, count: int, seed: int, epoch: tf.Tensor) -> tf.T
     return tf.random.experimental.index_shuffle(position, seed=key, max_index=count - 1)
 
 
-class Draws:
-    """What is drawn for a step: a function of (seed, step), cut into parts of a batch.
+class Group(NamedTuple):
+    """Views of some images of a batch, in the order in which they are made, part by part.
 
-    A part is (indices int64 [n], `Draw` of views * n views, those of an image one after the other).
-    Of a batch that is no multiple of n, the last part is filled up with the first images, which
-    `pipeline` cuts off. With a shard, the parts are of the batch of one replica, then of the next
-    one's.
+    `index`, int64 [n], is the image that each view is of, `draw` what was drawn for it, and
+    `place`, int32 [n], where it belongs in the group: all first views of its images, then all
+    second ones. The last part is filled up with views whose place is beyond these.
+    """
+
+    index: tf.Tensor
+    draw: Draw
+    place: tf.Tensor
+
+
+class Draws:
+    """What is drawn for a step: a function of (seed, step), cut into the groups of its batch.
+
+    Of images in memory, views that take as much to make come into the same parts. Of files, and
+    where a batch is not cut, all views of an image come one after the other: a file is decoded once
+    for all of them. With a shard, the groups are of the batch of one replica, then of the next
+    one's. The last group of a batch is filled up with its first images, which `pipeline` cuts off.
     """
 
     def __init__(
@@ -113,12 +127,22 @@ class Draws:
         self.views, self.batch_size, self.recipe = views, batch_size, recipe
         self.seed, self.size = seed, size
         self.shard, self.rows = shard, shard.rows(batch_size)
+        self.by_image = source.images is None or not in_parts
         sides = [size] if source.images is None else [size, source.images.shape[1:3]]
-        most = PART_PIXELS // max(height * width for height, width in sides)
-        self.parts = -(-self.rows // _part_size(self.rows, most)) if in_parts else 1
-        self.part_size = -(-self.rows // self.parts)
+        most = max(PART_PIXELS // max(height * width for height, width in sides), 1)
+        if not in_parts:
+            self.group_rows, self.part_size = self.rows, views * self.rows
+        elif self.by_image:  # a group of one part
+            self.group_rows = _divide(self.rows, most // views)
+            self.part_size = views * self.group_rows
+        else:
+            self.group_rows = _divide(self.rows, MOST_PARTS * most // views)
+            self.part_size = _divide(views * self.group_rows, most)
+        self.groups = -(-self.rows // self.group_rows)
+        self.parts = -(-views * self.group_rows // self.part_size)
 
     def of_step(self, step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
+        """Returns the images of a step, int64 [N], and what is drawn for V views of each in turn."""
         index = batch_order(step, self.count, self.batch_size, self.seed)
         draw = draw_views(
             self.recipe,
@@ -136,26 +160,49 @@ class Draws:
         return tf.repeat(tf.gather(self.aspects, index), self.views)
 
     def __call__(self, steps: tf.data.Dataset, parallel: int | None = None) -> tf.data.Dataset:
-        if self.parts == self.shard.of == 1:
-            return steps.map(self.of_step, parallel)
+        """Makes the `Group`s of each step in turn."""
         return steps.map(lambda step: self._cut(*self.of_step(step)), parallel).unbatch()
 
-    def _cut(self, index: tf.Tensor, draw: Draw) -> tuple[tf.Tensor, Draw]:
-        parts = self.shard.own * self.parts
+    def _cut(self, index: tf.Tensor, draw: Draw) -> Group:
+        views, in_group = self.views, self.views * self.group_rows
         replicas = self.shard.first + tf.range(self.shard.own)[:, tf.newaxis]
-        within = tf.range(self.parts * self.part_size) % self.rows
-        rows = tf.reshape(replicas * self.rows + within, [-1])
+        first = tf.range(self.groups) * self.group_rows
+        first = tf.reshape(replicas * self.rows + first, [-1, 1])  # of all groups, [G, 1]
+        end = tf.reshape(tf.repeat((replicas + 1) * self.rows, self.groups), [-1, 1])
 
-        def cut(field: tf.Tensor) -> tf.Tensor:
-            rest = field.shape[1:]
-            of_image = tf.gather(tf.reshape(field, [self.batch_size, -1, *rest]), rows)
-            return tf.reshape(of_image, [parts, self.views * self.part_size, *rest])
+        def drawn(place: tf.Tensor) -> tf.Tensor:  # [G, n] places of the groups, among all draws
+            row = first + place % self.group_rows
+            return tf.where(row < end, row, row - self.rows) * views + place // self.group_rows
 
-        return tf.reshape(tf.gather(index, rows), [parts, self.part_size]), map_draw(cut, draw)
+        made = tf.range(in_group)[tf.newaxis]  # places in the order in which they are made
+        if self.by_image:
+            made = tf.reshape(tf.transpose(tf.reshape(made, [views, -1])), [1, -1])
+        efforts = None if self.by_image else effort(draw)
+        if efforts is not None:
+            made = tf.argsort(tf.gather(efforts, drawn(made)), axis=1, stable=True)
+        slots = tf.range(self.parts * self.part_size)
+        place = tf.gather(made, slots % in_group, axis=1)
+        position = drawn(place)
+        place = tf.where(slots < in_group, place, slots)
+        return Group(
+            tf.gather(index, position // views),
+            map_draw(lambda field: tf.gather(field, position), draw),
+            tf.broadcast_to(place, tf.shape(position)),
+        )
+
+    def in_place(self, group: Group, made: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Puts what was made for the parts of a group where it belongs.
+
+        Returns:
+            What was made for the first view of each image, then for the second, and so on.
+        """
+        rows = self.group_rows
+        whole = tf.dynamic_stitch(tf.split(group.place, len(made)), made)
+        return [whole[view * rows : (view + 1) * rows] for view in range(self.views)]
 
 
-def _part_size(batch_size: int, most: int) -> int:
-    """Returns how many images of a batch are augmented together, a divisor of it where one fits."""
-    most = max(1, min(batch_size, most))
-    divisors = [n for n in range(most, most // 2, -1) if batch_size % n == 0]
+def _divide(count: int, most: int) -> int:
+    """Returns into how large pieces to cut `count`, a divisor of it where one fits."""
+    most = max(1, min(count, most))
+    divisors = [n for n in range(most, most // 2, -1) if count % n == 0]
     return divisors[0] if divisors else most

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes
-from simclr_tf.augment.resampling import Size
+from simclr_tf.augment.resampling import Size, to_planes
 from simclr_tf.data.decode import read_header
 from simclr_tf.data.sources import Source
 
@@ -22,6 +22,12 @@ def held_on_host(array: Any) -> tf.Tensor:
     """Returns an eager tensor; captured by reference, it never becomes a constant of a graph."""
     with tf.device("/CPU:0"):
         return tf.constant(array)
+
+
+def planes_on_host(images: np.ndarray) -> tf.Tensor:
+    """Returns images [M, H, W, C] as `resampling.to_planes` lays them out, held as above."""
+    with tf.device("/CPU:0"):
+        return to_planes(images)
 
 
 def aspects_of_files(source: Source) -> tf.Tensor:
