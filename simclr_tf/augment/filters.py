@@ -26,8 +26,8 @@ def draw_sigma(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> tf.Te
 def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs axis 1 of each example with a Gaussian of its own width.
 
-    The kernel ends at the first whole pixel that is four sigma or more from its centre. Where it
-    reaches beyond the edge it is cut and renormalised, so that edges do not darken.
+    The kernel ends `BLUR_RADIUS` pixels from its centre. Where it reaches beyond the edge it is
+    cut and renormalised, so that edges do not darken.
 
     Args:
         values: float32 [N, L, K], L static.
@@ -36,40 +36,34 @@ def blur_axis(values: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     Returns:
         The shape and dtype of `values`.
     """
-    padded = tf.pad(values, [[0, 0], [BLUR_RADIUS, BLUR_RADIUS], [0, 0]])
-    return blur_rows(padded, sigma, BLUR_RADIUS)
+    return blur_rows(tf.pad(values, [[0, 0], [BLUR_RADIUS] * 2, [0, 0]]), sigma)
 
 
-def blur_rows(padded: tf.Tensor, sigma: tf.Tensor, reach: int) -> tf.Tensor:
-    """`blur_axis` with the zeros beyond the edges given, and no more of them than it takes.
+def blur_rows(padded: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
+    """`blur_axis` of what has zeros beyond its edges already.
 
-    Written as one sum of shifted copies, which XLA makes one pass. It is the same sum, bit for bit,
-    whatever `reach` is, as long as it is enough.
+    Written as one sum of shifted copies, which XLA makes one pass.
 
     Args:
-        padded: float32 [N, L + 2 reach, K], 0 beyond the edges of the axis.
+        padded: float32 [N, L + 2 r, K], r = `BLUR_RADIUS`.
         sigma: As of `blur_axis`.
-        reach: At least four times the largest sigma, pixels.
 
     Returns:
         float32 [N, L, K].
     """
-    length = padded.shape[1] - 2 * reach
+    length = padded.shape[1] - 2 * BLUR_RADIUS
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
     width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
     position = tf.range(length)
-    total = padded[:, reach : reach + length]
+    total = padded[:, BLUR_RADIUS : BLUR_RADIUS + length]
     weight = tf.ones([1, length])
-    for distance in range(1, reach + 1):  # what lies on either side weighs the same
+    for distance in range(1, BLUR_RADIUS + 1):  # what lies on either side weighs the same
         tap = tf.exp(-0.5 * tf.square(distance / width))  # [N, 1]
-        tap = tf.where(distance < 4.0 * width + 1.0, tap, 0.0)
-        before, after = reach - distance, reach + distance
+        before, after = BLUR_RADIUS - distance, BLUR_RADIUS + distance
         pair = padded[:, before : before + length] + padded[:, after : after + length]
         total += tap[..., tf.newaxis] * pair
-        sides = tf.cast(position >= distance, tf.float32) + tf.cast(
-            position < length - distance, tf.float32
-        )
-        weight += tap * sides
+        weight += tap * tf.cast(position >= distance, tf.float32)
+        weight += tap * tf.cast(position < length - distance, tf.float32)
     return total * (1.0 / weight)[..., tf.newaxis]
 
 

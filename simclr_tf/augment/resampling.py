@@ -21,7 +21,7 @@ import math
 
 import tensorflow as tf
 
-from simclr_tf.augment.filters import blur_rows
+from simclr_tf.augment.filters import BLUR_RADIUS, blur_rows
 from simclr_tf.augment.geometry import Boxes, centres
 from simclr_tf.augment.rounding import round_to
 
@@ -59,7 +59,6 @@ def resample(
     size: Size,
     *,
     sigma: tf.Tensor | None = None,
-    reach: int = 0,
     dtype: tf.DType = tf.float32,
 ) -> tf.Tensor:
     """Cuts windows out, resizes them, mirrors them where drawn, and blurs the result.
@@ -72,30 +71,29 @@ def resample(
         planes: [N, W, C, H] of any number format, see `to_planes`; all but N static.
         of: int32 [n], the image that each view is of.
         boxes: n windows.
-        middle: Where their pixels are, see `locate`, with `beyond` no less than `reach`.
+        middle: Where their pixels are, see `locate`; for a blur also those `BLUR_RADIUS` beyond.
         size: (h, w) of the views in pixels.
-        sigma: Widths of the blur in pixels of the view, float32 [n]; not used without `reach`.
-        reach: To how many pixels on either side the widest blur goes; 0 for none.
+        sigma: Widths of the blur in pixels of the view, float32 [n]; None for no blur.
         dtype: Number format of the result, and of what is turned in between.
 
     Returns:
         [n, h, C, w] in the images' value range.
     """
     _, width, channels, height = planes.shape
-    beyond = (middle.shape[1] - sum(size)) // 4
+    located = (middle.shape[1] - sum(size)) // 4  # beyond each edge
+    beyond = 0 if sigma is None else BLUR_RADIUS
+
+    def axis(rows: tf.Tensor, of: tf.Tensor, extent: tf.Tensor, *place: int) -> tf.Tensor:
+        made = _along(rows, of, middle, extent, *place, beyond, dtype)
+        return made if sigma is None else _blurred(made, sigma, dtype)
+
     # The colours and the other axis are one: shorter loops would be slower.
     rows = tf.reshape(planes, [-1, channels * height])
-    columns = _along(
-        rows, of, middle, boxes.width, beyond - reach, width, size[1], reach, dtype
-    )
-    if reach:
-        columns = _blurred(columns, sigma, reach, dtype)
+    columns = axis(rows, of, boxes.width, located - beyond, width, size[1])
     turned = turn(tf.reshape(columns, [-1, size[1], channels, height]))
     rows, own = tf.reshape(turned, [-1, channels * size[1]]), tf.range(tf.size(of))
-    first = size[1] + 3 * beyond - reach
-    made = _along(rows, own, middle, boxes.height, first, height, size[0], reach, dtype)
-    if reach:
-        made = _blurred(made, sigma, reach, dtype)
+    first = size[1] + 3 * located - beyond
+    made = axis(rows, own, boxes.height, first, height, size[0])
     return tf.reshape(made, [-1, size[0], channels, size[1]])
 
 
@@ -145,18 +143,16 @@ def _along(
 
 
 @tf.function(jit_compile=True)
-def _blurred(padded: tf.Tensor, sigma: tf.Tensor, reach: int, dtype: tf.DType) -> tf.Tensor:
-    return round_to(blur_rows(padded, sigma, reach), dtype)
+def _blurred(padded: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    return round_to(blur_rows(padded, sigma), dtype)
 
 
-def blur_planes(
-    planes: tf.Tensor, sigma: tf.Tensor, reach: int, dtype: tf.DType = tf.float32
-) -> tf.Tensor:
+def blur_planes(planes: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType = tf.float32) -> tf.Tensor:
     """Blurs both axes of [n, h, C, w]; the arguments are those of `resample`."""
     for _ in range(2):  # each axis while it comes first
         _, length, channels, other = planes.shape
         rows = tf.reshape(tf.cast(planes, tf.float32), [-1, length, channels * other])
-        rows = _blurred(tf.pad(rows, [[0, 0], [reach, reach], [0, 0]]), sigma, reach, dtype)
+        rows = _blurred(tf.pad(rows, [[0, 0], [BLUR_RADIUS] * 2, [0, 0]]), sigma, dtype)
         planes = turn(tf.reshape(rows, [-1, length, channels, other]))
     return planes
 

@@ -15,7 +15,6 @@ step that is compiled whole.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -45,10 +44,6 @@ from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, blur_planes, locate, resample, to_planes, turn
 from simclr_tf.augment.rounding import round_to
 from simclr_tf.seeds import stream_seed
-
-
-# How far the blur may have to go, in pixels to either side; each is compiled for itself.
-BLUR_REACHES = (0, 4, BLUR_RADIUS)
 
 
 class Draw(NamedTuple):
@@ -188,8 +183,8 @@ def views_of(
         size, dtype: As of `make_views`.
         parts: K, a divisor of n. The views are made in so many parts, one after the other, so that
             each stays in a cache.
-        sparing: Leave out what no view of a part has drawn: rotation, noise and the reach of the
-            blur. The views are the same; see `effort`. Not within what XLA compiles whole.
+        sparing: Leave out what no view of a part has drawn: blur, rotation, noise. The views are
+            the same; see `effort`. Not within what XLA compiles whole.
 
     Returns:
         K parts of the views, [n / K, h, w, C] of `dtype` in [0, 1].
@@ -210,27 +205,29 @@ def views_of(
 
 
 class _Need(NamedTuple):
-    """What some view of a part has drawn; None where the recipe has it switched off.
+    """What some view has drawn, bool; None where the recipe has it switched off."""
 
-    `reach` says which of `BLUR_REACHES` is enough, int32; `turned` and `noisy` are bool.
-    """
+    blur: tf.Tensor | None
+    noise: tf.Tensor | None
+    turn: tf.Tensor | None
 
-    reach: tf.Tensor | None
-    turned: tf.Tensor | None
-    noisy: tf.Tensor | None
+
+def _drawn(draw: Draw) -> _Need:
+    """Tells what each of n views has drawn, of what takes long: bool [n] each."""
+    return _Need(
+        draw.sigma > 0.0 if _blurs(draw) else None,
+        None if draw.noise is None else draw.noise.stddev > 0.0,
+        None if draw.degrees is None else draw.degrees != 0.0,
+    )
 
 
 def _needs(draw: Draw, parts: int) -> list[_Need]:
-    def most(field: tf.Tensor) -> tf.Tensor:  # [K]
-        return tf.reduce_max(tf.reshape(field, [parts, -1]), axis=1)
+    def any_of(field: tf.Tensor | None) -> list[tf.Tensor] | list[None]:
+        if field is None:
+            return [None] * parts
+        return tf.unstack(tf.reduce_any(tf.reshape(field, [parts, -1]), axis=1))
 
-    need = _Need(
-        most(_blur_level(draw.sigma)) if _blurs(draw) else None,
-        None if draw.degrees is None else most(tf.abs(draw.degrees)) > 0.0,
-        None if draw.noise is None else most(draw.noise.stddev) > 0.0,
-    )
-    of_parts = [[None] * parts if field is None else tf.unstack(field) for field in need]
-    return [_Need(*of_part) for of_part in zip(*of_parts, strict=True)]
+    return [_Need(*of_part) for of_part in zip(*map(any_of, _drawn(draw)), strict=True)]
 
 
 def _split(fields: Any, parts: int) -> list[Any]:
@@ -252,68 +249,62 @@ def _make(
     dtype: tf.DType,
 ) -> tf.Tensor:
     """Makes one part. `own` are its views' planes, or their images among `planes`."""
-    blurs, noise = _blurs(draw), draw.noise
 
-    def resampled(reach: int) -> tf.Tensor:
-        blur = {"sigma": draw.sigma, "reach": reach, "dtype": dtype}
+    def resampled(sigma: tf.Tensor | None) -> tf.Tensor:
         if middle is not None:
-            return resample(planes, own, draw.boxes, middle, size, **blur)
-        return blur_planes(turn(own), **blur) if reach else turn(own)
+            return resample(planes, own, draw.boxes, middle, size, sigma=sigma, dtype=dtype)
+        return turn(own) if sigma is None else blur_planes(turn(own), sigma, dtype)
 
-    if need is None or not blurs:
-        pixels = resampled(BLUR_RADIUS if blurs else 0)
+    if _blurs(draw):
+        pixels = _if(need and need.blur, lambda: resampled(draw.sigma), lambda: resampled(None))
     else:
-        ways = [functools.partial(resampled, reach) for reach in BLUR_REACHES]
-        pixels = tf.switch_case(need.reach, ways)
-    if draw.degrees is not None:
-        pixels = _if_any(need and need.turned, lambda x: _rotated(x, draw.degrees), pixels)
-    sums = _sums(pixels) if draw.colour is not None and not _in_order(draw) else None
+        pixels = resampled(None)
 
-    def finish(pixels: tf.Tensor, noisy: bool = False) -> tf.Tensor:
-        added = None
-        if noisy:  # apart, or XLA would mix its look-ups into the last pass; and not before its turn
-            with tf.control_dependencies([pixels]):
-                drawn = NoiseDraw(noise.stddev, tf.identity(noise.key))
-            added = _noise(drawn, (*size, pixels.shape[2]))
-        return _finish(pixels, sums, added, draw.colour, draw.sigma, draw.squares, dtype)
+    def finished(pixels: tf.Tensor, axis: int) -> tf.Tensor:
+        fused = draw.colour is not None and not _in_order(draw)
+        sums = _sums(pixels) if fused else None
 
-    if noise is None:
-        return finish(pixels)
-    noisy = functools.partial(finish, noisy=True)
-    return _if_any(need and need.noisy, noisy, pixels, rest=finish)
+        def finish(noise: NoiseDraw | None) -> tf.Tensor:
+            added = None
+            if noise is not None:
+                # Apart, or XLA would mix its look-ups into the last pass; and not before its turn.
+                with tf.control_dependencies([pixels]):
+                    drawn = NoiseDraw(noise.stddev, tf.identity(noise.key))
+                added = _noise(drawn, (*size, pixels.shape[axis]))
+            return _finish(pixels, axis, sums, added, draw.colour, draw.sigma, draw.squares, dtype)
+
+        if draw.noise is None:
+            return finish(None)
+        return _if(need and need.noise, lambda: finish(draw.noise), lambda: finish(None))
+
+    if draw.degrees is None:
+        return finished(pixels, axis=2)
+    return _if(
+        need and need.turn,
+        lambda: finished(_rotated(pixels, draw.degrees), axis=3),
+        lambda: finished(pixels, axis=2),
+    )
 
 
-def _if_any(
-    needed: tf.Tensor | None,
-    act: Callable[[tf.Tensor], tf.Tensor],
-    pixels: tf.Tensor,
-    rest: Callable[[tf.Tensor], tf.Tensor] = tf.identity,
+def _if(
+    needed: tf.Tensor | None, act: Callable[[], tf.Tensor], rest: Callable[[], tf.Tensor]
 ) -> tf.Tensor:
-    if needed is None:
-        return act(pixels)
-    return tf.cond(needed, lambda: act(pixels), lambda: rest(pixels))
+    """Acts where there is need, and where there is no telling."""
+    return act() if needed is None else tf.cond(needed, act, rest)
 
 
 def effort(draw: Draw) -> tf.Tensor | None:
     """Tells what views take to make beyond what all take: int32 [n], or None where all are alike.
 
     Where views are made in parts with `views_of(sparing=True)`, those of one effort belong into one
-    part: a part is blurred as far as its widest blur reaches.
+    part: there, what only some views of a part have drawn is done to all of it.
     """
-    efforts = []
-    if draw.sigma is not None:
-        efforts.append(_blur_level(draw.sigma))
-    if draw.noise is not None:
-        efforts.append(4 * tf.cast(draw.noise.stddev > 0.0, tf.int32))
-    if draw.degrees is not None:
-        efforts.append(8 * tf.cast(draw.degrees != 0.0, tf.int32))
+    efforts = [
+        2**place * tf.cast(drawn, tf.int32)
+        for place, drawn in enumerate(_drawn(draw))
+        if drawn is not None
+    ]
     return tf.add_n(efforts) if efforts else None
-
-
-def _blur_level(sigma: tf.Tensor) -> tf.Tensor:
-    """Returns which of `BLUR_REACHES` is enough for each width: int32 [n]."""
-    enough = 4.0 * sigma[:, tf.newaxis] > tf.constant(BLUR_REACHES[:-1], tf.float32)
-    return tf.reduce_sum(tf.cast(enough, tf.int32), axis=1)
 
 
 def _blurs(draw: Draw) -> bool:
@@ -342,27 +333,25 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
 
 @tf.function(jit_compile=True)
 def _rotated(planes: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
-    return round_to(rotate(_to_views(planes), degrees), planes.dtype)
+    """Turns [n, h, C, w] of any number format: float32 [n, h, w, C]."""
+    return rotate(tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2]), degrees)
 
 
-def _to_views(planes: tf.Tensor) -> tf.Tensor:
-    return tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2])
-
-
-def _sums(planes: tf.Tensor) -> tf.Tensor:
-    """Sums [n, h, C, w] over the rows: [n, C, w] of its dtype, a step towards the mean colour.
+def _sums(pixels: tf.Tensor) -> tf.Tensor:
+    """Sums [n, h, ...] over the rows, a step towards the mean colour: [n, ...] of its dtype.
 
     A product with ones, outside of XLA, which sums one number at a time on a CPU.
     """
-    _, height, channels, width = planes.shape
-    flat = tf.reshape(planes, [-1, height, channels * width])
-    sums = tf.matmul(tf.ones([1, 1, height], planes.dtype), flat)  # [n, 1, C * w]
-    return tf.reshape(sums, [-1, channels, width])
+    height, *rest = pixels.shape[1:]
+    flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])
+    sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [n, 1, w * C]
+    return tf.reshape(sums, [-1, *rest])
 
 
 @tf.function(jit_compile=True)
 def _finish(
-    planes: tf.Tensor,
+    pixels: tf.Tensor,
+    axis: int,
     sums: tf.Tensor | None,
     noise: tf.Tensor | None,
     colour: ColourDraw | None,
@@ -370,16 +359,17 @@ def _finish(
     squares: Squares | None,
     dtype: tf.DType,
 ) -> tf.Tensor:
-    """From [n, h, C, w] in 0..255 to views; `sums` are those of the rows, [n, C, w]."""
-    height, _, width = planes.shape[1:]
-    planes = tf.cast(planes, tf.float32) * (1.0 / 255.0)
+    """From 0..255, with the channels along `axis`, 2 or 3, to views; `sums` are those of rows."""
+    height, width = pixels.shape[1], pixels.shape[5 - axis]
+    pixels = tf.cast(pixels, tf.float32) * (1.0 / 255.0)
     if colour is not None and colour.order is not None:
-        views = _distort_in_order(tf.transpose(planes, [0, 1, 3, 2]), colour, sigma)
+        pixels = pixels if axis == 3 else tf.transpose(pixels, [0, 1, 3, 2])
+        views = _distort_in_order(pixels, colour, sigma)
     else:
-        channels = tf.unstack(planes, axis=2)
-        if colour is not None:
-            mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=2) / (255.0 * height * width)
-            channels = mix_colours(channels, colour, mean)
+        channels = tf.unstack(pixels, axis=axis)
+        if sums is not None:
+            mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=4 - axis)
+            channels = mix_colours(channels, colour, mean / (255.0 * height * width))
         # Put together side by side, then turned: along the last axis XLA would work on single
         # numbers.
         views = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
