@@ -164,9 +164,9 @@ def to_planes(images: tf.Tensor) -> tf.Tensor:
 
 
 @tf.function(jit_compile=True)
-def turn(planes: tf.Tensor) -> tf.Tensor:
-    """Exchanges the two axes of the image: [n, L, C, M] -> [n, M, C, L]."""
-    return tf.transpose(planes, [0, 3, 2, 1])
+def turn(planes: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
+    """Exchanges the two axes of the image: [n, L, C, M] -> [n, M, C, L], of `dtype` if given."""
+    return tf.cast(tf.transpose(planes, [0, 3, 2, 1]), dtype or planes.dtype)
 
 
 def crop_resize(images: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:

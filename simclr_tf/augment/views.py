@@ -253,7 +253,8 @@ def _make(
     def resampled(sigma: tf.Tensor | None) -> tf.Tensor:
         if middle is not None:
             return resample(planes, own, draw.boxes, middle, size, sigma=sigma, dtype=dtype)
-        return turn(own) if sigma is None else blur_planes(turn(own), sigma, dtype)
+        pixels = turn(own, dtype)
+        return pixels if sigma is None else blur_planes(pixels, sigma, dtype)
 
     if _blurs(draw):
         pixels = _if(need and need.blur, lambda: resampled(draw.sigma), lambda: resampled(None))

@@ -21,7 +21,7 @@ from simclr_tf.seeds import stream_seed
 # views would go through the main memory at every stage; this many, the best of what was measured,
 # do not, and are enough to hide what a TensorFlow operation costs to start.
 PART_PIXELS = 2**18
-MOST_PARTS = 16  # of a group: each is a part of its graph
+MOST_PARTS = 32  # of a group: each is a part of its graph
 
 
 class Shard(NamedTuple):
