@@ -5,7 +5,8 @@
 
 The whole recipe (crop, flip, jitter, gray, and blur from 64 pixels up), two views of each image, in
 batches, from uint8 images in memory. Sides: ours (`simclr_tf.data.two_views`, in the number format
-that training here uses, and `ours_float32`), `tf_image` (image by image, as SimCLR's own code does
+that training here uses, with one thread an operation, as `main.py` has it where a GPU trains; and
+`ours_float32`, `ours_default_threads`), `tf_image` (image by image, as SimCLR's own code does
 it, and `tf_image_tuned`, the same with its worst costs taken out), `keras_layers` (Keras 3's
 layers), `torchvision` (transforms.v2) and `lightly`, the last two in DataLoader workers;
 `benchmarks/requirements.txt` lists what they need. Each side lives in a process of its own and
@@ -45,6 +46,7 @@ from simclr_tf.data.shapes import make_shapes
 MODULES = {
     "ours": "ours",
     "ours_float32": "ours_float32",
+    "ours_default_threads": "ours_default_threads",
     "tf_image": "tf_image",
     "tf_image_tuned": "tf_image_tuned",
     "keras_layers": "keras_layers",

@@ -18,7 +18,15 @@ from tiny import shallow_encoders
 from simclr_tf.augment.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-RIVALS = ["ours_float32", "tf_image", "tf_image_tuned", "keras_layers", "torchvision", "lightly"]
+RIVALS = [
+    "ours_float32",
+    "ours_default_threads",
+    "tf_image",
+    "tf_image_tuned",
+    "keras_layers",
+    "torchvision",
+    "lightly",
+]
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -139,8 +140,9 @@ def test_files_and_memory_give_the_same_views(tmp_path, rng):
     np.testing.assert_allclose(memory, files, atol=1.01 / 255)
 
 
+@pytest.mark.parametrize("most_parts", [1, 2, 32])
 @pytest.mark.parametrize("batch_size", [6, 7, 12])
-def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batch_size):
+def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batch_size, most_parts):
     images = rng.integers(0, 256, (24, 16, 20, 3), np.uint8)
     source = from_arrays(images, np.arange(24))
     recipe = st.augment.Recipe(blur=True, noise=True, noise_prob=1.0, rotate=True, cutout=True)
@@ -152,7 +154,8 @@ def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batc
         return [part.numpy() for batch in (*views, *labelled) for part in batch]
 
     whole = made()
-    monkeypatch.setattr("simclr_tf.data.steps.PART_PIXELS", 3 * 16 * 16)
+    monkeypatch.setattr("simclr_tf.data.steps.PART_PIXELS", 3 * 16 * 20)
+    monkeypatch.setattr("simclr_tf.data.steps.MOST_PARTS", most_parts)
     cut = made()
     assert [part.shape for part in cut] == [part.shape for part in whole]
     for ours, theirs in zip(cut, whole, strict=True):
@@ -280,3 +283,32 @@ tell_of("use")
 def test_import_and_use_leave_no_traces():
     done = subprocess.run([sys.executable, "-c", WITHOUT_TRACES], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+THREADS = """
+import sys
+import tensorflow as tf
+import simclr_tf as st
+
+if "late" in sys.argv:
+    tf.constant(1.0) + 1.0
+if "chosen" in sys.argv:
+    tf.config.threading.set_intra_op_parallelism_threads(3)
+st.data.one_thread_an_operation()
+print(tf.config.threading.get_intra_op_parallelism_threads())
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "environment", "threads"),
+    [("", {}, 1), ("late", {}, 0), ("chosen", {}, 3), ("", {"TF_NUM_INTRAOP_THREADS": "2"}, 0)],
+)
+def test_a_host_that_only_makes_views_gives_an_operation_one_thread(how, environment, threads):
+    told = subprocess.run(
+        [sys.executable, "-c", THREADS, how],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == [str(threads)]

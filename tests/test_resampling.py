@@ -1,4 +1,4 @@
-"""Sampling matrices in bands against whole ones, and both against slow references."""
+"""Windows by taps against slow references; and views in parts, against the same views at once."""
 
 from __future__ import annotations
 
@@ -16,131 +16,146 @@ from simclr_tf.augment import (
     draw_views,
     gaussian_blur,
     make_views,
-    resampling,
 )
 from simclr_tf.augment.filters import blur_axis
 from simclr_tf.augment.geometry import Boxes
-from simclr_tf.augment.resampling import cut_axis, sample_axis
+from simclr_tf.augment.resampling import locate, resample, to_planes
 from simclr_tf.augment.rounding import round_to
-from simclr_tf.augment.views import map_draw
+from simclr_tf.augment.views import effort, map_draw, views_of
 
-# top or left, extent, flip: the whole, its ends, and windows as small as they are drawn
+# top, left, height, width, flip: the whole, and windows as small as they are drawn
 WINDOWS = np.float32(
-    [(0, 1, 0), (0, 1, 1), (0, 0.28, 0), (0.72, 0.28, 0), (0.72, 0.28, 1), (0.331, 0.471, 1)]
+    [
+        (0.0, 0.0, 1.0, 1.0, 0.0),
+        (0.0, 0.0, 1.0, 1.0, 1.0),
+        (0.1, 0.2, 0.5, 0.45, 1.0),
+        (0.72, 0.6, 0.28, 0.4, 0.0),
+        (0.0, 0.331, 0.28, 0.471, 1.0),
+        (0.3, 0.0, 0.7, 0.28, 0.0),
+    ]
 )
 SIGMAS = np.float32([0.0, 2.0, 2.0, 1.3, 0.1, 0.7])
 NOTHING = Recipe(crop=False, flip=False, jitter=False, colordrop=False)
-BANDED = [(128, 128), (224, 224), (300, 96), (96, 192), (1000, 64)]
+EVERYTHING = Recipe(blur=True, noise=True, rotate=True, cutout=True)
 
 
-@pytest.fixture
-def whole(monkeypatch):
-    """Calls a function with every axis in one block."""
-
-    def call(function, *args, **kwargs):
-        with monkeypatch.context() as patched:
-            patched.setattr(resampling, "MOST", 0.0)
-            return function(*args, **kwargs)
-
-    return call
+def boxes():
+    return Boxes(*(tf.constant(field) for field in WINDOWS.T))
 
 
-def axis(source, target, *, sigma=None):
-    start, extent, flip = (tf.constant(field) for field in WINDOWS.T)
-    return sample_axis(start, extent, flip, source=source, target=target, sigma=sigma)
+# Enlarged, of one size, shrunk a little, by a whole number, and to a few pixels; not square.
+SIZES = [
+    ((24, 20), (32, 48)),
+    ((24, 20), (24, 20)),
+    ((24, 20), (20, 24)),
+    ((100, 30), (48, 10)),
+    ((64, 96), (16, 8)),
+    ((11, 7), (1, 2)),
+]
 
 
-def placed(bands, source):
-    """Bands as matrices [N, target, source]."""
-    weights, first = (np.asarray(part) for part in bands)
-    views, blocks, block, band = weights.shape
-    matrix = np.zeros((views, blocks * block, source), np.float32)
-    for view, b in np.ndindex(views, blocks):
-        begin = first[view, b]
-        assert 0 <= begin <= source - band
-        matrix[view, b * block : (b + 1) * block, begin : begin + band] = weights[view, b]
-    return matrix
-
-
-@pytest.mark.parametrize(
-    ("source", "target", "reach"),
-    [*((*sides, 0) for sides in BANDED), (128, 128, 8), (224, 224, 8), (2048, 224, 8)],
-)
-def test_large_axes_are_cut(source, target, reach):
-    block, band = cut_axis(source, target, reach)
-    assert target % block == 0 and block < target and band <= source / 2
-
-
-@pytest.mark.parametrize(("source", "target"), [(32, 32), (40, 96), (97, 101), (500, 211)])
-def test_small_and_prime_axes_are_whole(source, target):
-    assert cut_axis(source, target, 8) == (target, source)
-
-
-@pytest.mark.parametrize("blurred", [False, True])
-@pytest.mark.parametrize(("source", "target"), [*BANDED, (7, 20), (20, 7), (11, 11), (97, 101)])
-def test_bands_are_the_whole_matrix_and_rows_sum_to_one(source, target, blurred, whole):
-    sigma = tf.constant(SIGMAS) if blurred else None
-    matrix = placed(axis(source, target, sigma=sigma), source)
-    np.testing.assert_allclose(matrix.sum(axis=-1), 1.0, atol=3e-5)
-    assert matrix.min() >= 0.0
-    expected = whole(axis, source, target, sigma=sigma)
-    assert expected.weights.shape[1:] == (1, target, source)
-    np.testing.assert_allclose(matrix, placed(expected, source), atol=3e-5)
-
-
-@pytest.mark.parametrize(("source", "target"), [(224, 224), (300, 96), (13, 16)])
-def test_a_blurred_matrix_blurs_what_it_samples(source, target):
-    signal = np.random.default_rng(0).random((len(WINDOWS), source, 1), dtype=np.float32)
-    plain = placed(axis(source, target), source) @ signal
-    folded = placed(axis(source, target, sigma=tf.constant(SIGMAS)), source) @ signal
-    np.testing.assert_allclose(folded, blur_axis(tf.constant(plain), SIGMAS), atol=3e-5)
-
-
-@pytest.mark.parametrize(("source", "size"), [((100, 30), (48, 10)), ((30, 70), (8, 64))])
-def test_crops_of_large_images_agree_with_the_reference(source, size):
-    assert any(cut_axis(*axis) != axis[::-1] for axis in zip(source, size, strict=True))
+@pytest.mark.parametrize(("source", "size"), SIZES)
+def test_windows_agree_with_the_reference(source, size):
     image = np.random.default_rng(0).integers(0, 256, (*source, 3), dtype=np.uint8)
-    windows = [(0.1, 0.2, 0.5, 0.45, 1.0), (0.0, 0.0, 1.0, 1.0, 0.0), (0.7, 0.6, 0.3, 0.4, 0.0)]
-    boxes = Boxes(*(tf.constant(field) for field in zip(*windows, strict=True)))
-    ours = crop_resize(tf.constant(np.stack([image] * len(windows))), boxes, size)
-    for view, window in zip(ours, windows, strict=True):
+    ours = crop_resize(tf.constant(np.stack([image] * len(WINDOWS))), boxes(), size)
+    assert ours.shape == (len(WINDOWS), *size, 3) and ours.dtype == tf.float32
+    for view, window in zip(ours, WINDOWS, strict=True):
         expected = reference.crop_resize(image, *window, size)
         np.testing.assert_allclose(view, expected, atol=2e-3)  # of 255
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("source", "size"), SIZES)
+def test_an_even_image_stays_even_up_to_its_edges(source, size, dtype):
+    images = tf.fill([1, *source, 3], tf.constant(200, tf.uint8))
+    of, middle = tf.zeros([len(WINDOWS)], tf.int32), locate(boxes(), source, size, 8)
+    for sigma in (None, tf.constant(SIGMAS)):
+        views = resample(
+            to_planes(images), of, boxes(), middle, size, sigma=sigma, dtype=tf.as_dtype(dtype)
+        )
+        assert views.shape == (len(WINDOWS), size[0], 3, size[1]) and views.dtype == dtype
+        np.testing.assert_allclose(tf.cast(views, tf.float32), 200.0, atol=1e-4)
+
+
+@pytest.mark.parametrize("beyond", [8, 11])
+@pytest.mark.parametrize(("source", "size"), SIZES)
+def test_a_blurred_window_is_the_window_blurred(source, size, beyond):
+    images = np.random.default_rng(0).integers(0, 256, (2, *source, 3), dtype=np.uint8)
+    of = tf.constant([0, 1, 1, 0, 0, 1])
+    middle = locate(boxes(), source, size, beyond)
+    planes = to_planes(images)
+    plain = resample(planes, of, boxes(), middle, size)
+    blurred = resample(planes, of, boxes(), middle, size, sigma=tf.constant(SIGMAS))
+    expected = gaussian_blur(tf.transpose(plain, [0, 1, 3, 2]), tf.constant(SIGMAS))
+    np.testing.assert_allclose(tf.transpose(blurred, [0, 1, 3, 2]), expected, atol=2e-3)
+
+
+def test_a_blurred_axis_agrees_with_a_matrix():
+    length, values = 13, np.random.default_rng(0).random((len(SIGMAS), 13, 4), dtype=np.float32)
+    distance = np.abs(np.arange(length)[:, None] - np.arange(length))
+    for sigma, value, ours in zip(
+        SIGMAS, values, blur_axis(tf.constant(values), SIGMAS), strict=True
+    ):
+        weights = np.where(distance <= 8, np.exp(-0.5 * (distance / max(sigma, 1e-2)) ** 2), 0.0)
+        expected = weights @ value / weights.sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
+
+
 @pytest.fixture(scope="module")
-def large():
-    """Four images, and draws of two views of each with every operation but noise."""
-    recipe = Recipe(blur=True, rotate=True, cutout=True, blur_prob=0.5)
-    images = np.random.default_rng(0).integers(0, 256, (4, 128, 136, 3), dtype=np.uint8)
-    return images, draw_views(recipe, 8, seed=3, step=1, size=(128, 128), aspect=136 / 128)
+def drawn():
+    """Five images, and draws of twelve views with every operation, each half of the time."""
+    recipe = dataclasses.replace(EVERYTHING, noise_prob=0.5)
+    images = np.random.default_rng(0).integers(0, 256, (5, 40, 34, 3), dtype=np.uint8)
+    of = np.random.default_rng(1).integers(0, 5, 12).astype(np.int32)
+    draw = draw_views(recipe, 12, seed=3, step=1, size=(32, 36), aspect=34 / 40)
+    return images, of, draw
 
 
-@pytest.mark.parametrize("rotated", [False, True])
-@pytest.mark.parametrize(("dtype", "atol"), [("float32", 2e-5), ("bfloat16", 0.02)])
-def test_views_by_bands_are_the_views_by_whole_matrices(large, whole, rotated, dtype, atol):
-    images, draw = large
-    draw = draw if rotated else draw._replace(degrees=None)
-    banded = make_views(images, draw, (128, 128), dtype)
-    expected = whole(make_views, images, draw, (128, 128), "float32")
-    for ours, theirs in zip(banded, expected, strict=True):
-        assert ours.dtype == dtype
-        np.testing.assert_allclose(tf.cast(ours, tf.float32), theirs, atol=atol)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("form", [lambda f: f, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("parts", [1, 3, 12])
+def test_views_in_parts_that_leave_out_what_is_not_drawn_are_the_same(drawn, parts, form, dtype):
+    images, of, draw = drawn
+    expected = apply_views(tf.gather(images, of), draw, (32, 36), dtype)
+
+    @form
+    def make(of, draw):
+        return views_of(to_planes(images), of, draw, (32, 36), dtype, parts=parts, sparing=True)
+
+    order = np.argsort(effort(draw), kind="stable")
+    sorted_draw = map_draw(lambda field: tf.gather(field, order), draw)
+    made = make(tf.gather(of, order), sorted_draw)
+    assert len(made) == parts and all(view.dtype == dtype for view in made)
+    ours = tf.cast(tf.concat(made, axis=0), tf.float32).numpy()
+    # A bfloat16 number may fall to the other side: by half a level, which the colours raise.
+    atol = 2e-5 if dtype == "float32" else 0.02
+    np.testing.assert_allclose(ours, tf.cast(tf.gather(expected, order), tf.float32), atol=atol)
 
 
-def test_views_by_bands_are_the_same_in_a_graph_under_xla_and_alone(large):
-    images, draw = large
+def test_what_is_left_out_is_not_computed(drawn, monkeypatch):
+    images, of, draw = drawn
 
-    def make(images):
-        return make_views(images, draw, (128, 128))
+    def refuse(*_):
+        raise AssertionError("computed")
 
-    eager = make(tf.constant(images))
-    for compiled in (tf.function(make), tf.function(make, jit_compile=True)):
-        for ours, theirs in zip(compiled(tf.constant(images)), eager, strict=True):
-            np.testing.assert_allclose(ours, theirs, atol=2e-5)
-    alone = map_draw(lambda field: field[4:6], draw)
-    for ours, theirs in zip(make_views(images[2:3], alone, (128, 128)), eager, strict=True):
-        np.testing.assert_allclose(ours[0], theirs[2], atol=1e-6)
+    monkeypatch.setattr("simclr_tf.augment.views._rotated", refuse)
+    monkeypatch.setattr("simclr_tf.augment.views._noise", refuse)
+    none = tf.zeros([12])
+    calm = draw._replace(degrees=none, noise=draw.noise._replace(stddev=none))
+    views_of(to_planes(images), of, calm, (32, 36), "float32", parts=3, sparing=True)
+    with pytest.raises(AssertionError, match="computed"):
+        views_of(to_planes(images), of, calm, (32, 36), "float32", parts=3)
+
+
+def test_effort_tells_apart_what_views_have_drawn(drawn):
+    *_, draw = drawn
+    told = np.stack([draw.sigma > 0, draw.noise.stddev > 0, draw.degrees != 0])
+    assert len(np.unique(told, axis=1).T) > 3
+    np.testing.assert_array_equal(effort(draw), [1, 2, 4] @ told)
+    bare = draw._replace(sigma=None, noise=None, degrees=None)
+    assert effort(bare) is None
+    in_order = draw._replace(colour=draw.colour._replace(order=tf.zeros([12, 4], tf.int32)))
+    np.testing.assert_array_equal(effort(in_order), [0, 2, 4] @ told)  # it blurs later
 
 
 @pytest.mark.parametrize("size", [(16, 16), (128, 160)])

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 from tiny import write_colour_classes
 
 import main
+from simclr_tf.config import Config
+from simclr_tf.errors import UserError
+from simclr_tf.tasks import assembly
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -533,3 +537,19 @@ def test_a_run_may_begin_with_the_weights_of_the_one_it_overwrites(pictures, tmp
     after = final_arrays(tmp_path)["encoder/stem_conv/kernel"]
     # One step moves little: without the old weights the two would have nothing in common.
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_beside_a_gpu_the_hosts_operations_have_one_thread_each(monkeypatch, gpus):
+    done = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
+    monkeypatch.setattr(assembly, "one_thread_an_operation", lambda: done.append("threads"))
+
+    def stop(*_):
+        done.append("strategy")
+        raise UserError("far enough")
+
+    monkeypatch.setattr(assembly, "_make_strategy", stop)
+    with pytest.raises(UserError, match="far enough"), assembly.start_run(Config()):
+        pass
+    assert done == ["threads"] * gpus + ["strategy"]  # before any device is set up

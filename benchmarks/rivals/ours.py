@@ -1,7 +1,7 @@
 """Our side: `simclr_tf.data.two_views`, in the number format that training here asks for.
 
 That is bfloat16 where the processor has instructions for it: the network's first layer would round
-float32 views to it.
+float32 views to it. Operations have one thread each, as `main.py` has it where a GPU trains.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ DIFFERS = (
 )
 
 
-def open_views(job: Job, dtype: str = "") -> Views:
+def open_views(job: Job, dtype: str = "", *, one_thread: bool = True) -> Views:
+    if one_thread:
+        st.data.one_thread_an_operation()
     views = st.data.two_views(
         np.asarray(job.images),
         batch_size=job.batch_size,
@@ -36,4 +38,5 @@ def open_views(job: Job, dtype: str = "") -> Views:
         last_step=1_000_000_000,
         dtype=dtype or choose_execution("auto", "auto").views,
     )
-    return Views(iter(views), lambda view: view.numpy())
+    note = "one thread an operation" if one_thread else "TensorFlow's default threads"
+    return Views(iter(views), lambda view: view.numpy(), note)

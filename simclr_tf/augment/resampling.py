@@ -42,13 +42,12 @@ def locate(boxes: Boxes, source: Size, size: Size, beyond: int = 0) -> tf.Tensor
         float32 [n, w + h + 4 beyond], columns first; the centre of an image's first pixel is 0.
     """
 
-    def axis(*window: tf.Tensor | float, source: int, target: int) -> tf.Tensor:
-        positions = tf.range(-beyond, target + beyond, dtype=tf.float32)
-        return centres(*window, (positions + 0.5) / target, source) - 0.5
-
-    columns = axis(boxes.left, boxes.width, boxes.flip, source=source[1], target=size[1])
-    rows = axis(boxes.top, boxes.height, 0.0, source=source[0], target=size[0])
-    return tf.concat([columns, rows], axis=1)
+    down, across = (
+        (tf.range(-beyond, length + beyond, dtype=tf.float32) + 0.5) / length for length in size
+    )
+    columns = centres(boxes.left, boxes.width, boxes.flip, across, source[1])
+    rows = centres(boxes.top, boxes.height, 0.0, down, source[0])
+    return tf.concat([columns, rows], axis=1) - 0.5
 
 
 def resample(

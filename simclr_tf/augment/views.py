@@ -215,7 +215,7 @@ class _Need(NamedTuple):
 def _drawn(draw: Draw) -> _Need:
     """Tells what each of n views has drawn, of what takes long: bool [n] each."""
     return _Need(
-        draw.sigma > 0.0 if _blurs(draw) else None,
+        None if draw.sigma is None or _in_order(draw) else draw.sigma > 0.0,
         None if draw.noise is None else draw.noise.stddev > 0.0,
         None if draw.degrees is None else draw.degrees != 0.0,
     )
@@ -368,7 +368,7 @@ def _finish(
         views = _distort_in_order(pixels, colour, sigma)
     else:
         channels = tf.unstack(pixels, axis=axis)
-        if sums is not None:
+        if colour is not None and sums is not None:
             mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=4 - axis)
             channels = mix_colours(channels, colour, mean / (255.0 * height * width))
         # Put together side by side, then turned: along the last axis XLA would work on single

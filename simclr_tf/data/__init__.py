@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # the names below, for who checks types or completes them
     from simclr_tf.data.sources import from_arrays as from_arrays
     from simclr_tf.data.sources import hold_back as hold_back
     from simclr_tf.data.sources import stratified_split as stratified_split
+    from simclr_tf.data.tensors import one_thread_an_operation as one_thread_an_operation
 
 _HOME = {
     "Source": "sources",
@@ -40,6 +41,7 @@ _HOME = {
     "drawn_batches": "pipeline",
     "labelled_batches": "pipeline",
     "plain_batches": "plain",
+    "one_thread_an_operation": "tensors",
 }
 __all__ = sorted(_HOME)
 

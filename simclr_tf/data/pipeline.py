@@ -211,12 +211,12 @@ def _views(
 
     def make(group: Group) -> tuple[tf.Tensor, ...]:
         index, draw, _ = group
-        how = {"parts": draws.parts, "sparing": True}
         if held is not None:
-            made = views_of(held, tf.cast(index, tf.int32), draw, draws.size, dtype, **how)
+            planes, of = held, tf.cast(index, tf.int32)
         else:  # files differ in size: they are cropped one by one, and finished together
             windows = read_windows(source, index[:: draws.views], draw.boxes, draws.size)
-            made = views_of(to_planes(windows), None, draw, draws.size, dtype, **how)
+            planes, of = to_planes(windows), None
+        made = views_of(planes, of, draw, draws.size, dtype, parts=draws.parts, sparing=True)
         views = draws.in_place(group, made)
         if masks is not None:
             views += draws.in_place(group, [masks(index, draw)])

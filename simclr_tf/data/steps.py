@@ -142,7 +142,7 @@ class Draws:
         self.parts = -(-views * self.group_rows // self.part_size)
 
     def of_step(self, step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
-        """Returns the images of a step, int64 [N], and what is drawn for V views of each in turn."""
+        """Returns a step's images, int64 [N], and what is drawn for V views of each in turn."""
         index = batch_order(step, self.count, self.batch_size, self.seed)
         draw = draw_views(
             self.recipe,

@@ -16,11 +16,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 import simclr_tf
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.data.decode import limit_pixels
 from simclr_tf.data.steps import Shard
+from simclr_tf.data.tensors import one_thread_an_operation
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import resuming
 from simclr_tf.tasks.disk import naming_the_way_on
@@ -106,6 +108,8 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Iterator[Run
     started = time.monotonic()
     limit_pixels(config.max_pixels)
     config = _where_it_was_moved(_with_own_folder(config))
+    if tf.config.list_physical_devices("GPU"):  # what is left to the host is making views
+        one_thread_an_operation()
     strategy = _make_strategy(config, strategies)
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.watch_workers(strategy))
