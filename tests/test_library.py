@@ -162,6 +162,19 @@ def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batc
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch_size", [2, 5, 40])
+def test_the_sizes_of_batches_are_known_before_they_are_made(tmp_path, rng, batch_size):
+    images = rng.integers(0, 256, (40, 72, 64, 3), np.uint8)
+    paths = [str(tmp_path / f"{i}.png") for i in range(40)]
+    for image, path in zip(images, paths, strict=True):
+        tf.io.write_file(path, tf.io.encode_png(image))
+    for source in (from_arrays(images), Source("files", paths=tuple(paths))):
+        views = two_views(
+            source, batch_size=batch_size, recipe=st.augment.Recipe(), seed=0, size=(72, 64)
+        )
+        assert [spec.shape for spec in views.element_spec] == [(batch_size, 72, 64, 3)] * 2
+
+
 @pytest.mark.parametrize("mode", ["fused", "reference"])
 def test_views_made_in_a_compiled_step_are_those_of_the_pipeline(rng, mode):
     images = rng.integers(0, 256, (24, 16, 20, 3), np.uint8)

@@ -198,6 +198,7 @@ class Draws:
         """
         rows = self.group_rows
         whole = tf.dynamic_stitch(tf.split(group.place, len(made)), made)
+        whole = tf.ensure_shape(whole, [self.parts * self.part_size, *made[0].shape[1:]])
         return [whole[view * rows : (view + 1) * rows] for view in range(self.views)]
 
 
