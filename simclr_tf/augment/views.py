@@ -5,12 +5,14 @@ what the device applies, and a mask can get the geometry of its image.
 
 The linear operations come first, then the colours, then what is left:
 
-    images    uint8 [N, H, W, C]
-    resample  crop, resize, flip and blur, to planes [V * N, h, C, w]
-    finish    rotation, colours, clip, noise, cutout, to V batches of views [N, h, w, C]
+    to_planes  uint8 [N, H, W, C] to [N, W, C, H], once for all views of an image
+    resample   crop, resize, flip and blur, to [n, h, C, w], n views, each of one of the images
+    rotated    to [n, h, w, C], where a view has drawn an angle
+    finish     colours, clip, noise, cutout, to views [n, h, w, C]
 
-What is element-wise is compiled by XLA into a few passes, on the host as well as within a training
-step that is compiled whole.
+Each step is a few computations of XLA, on the host as well as within a training step that is
+compiled whole. What only some views have drawn, and takes long, is left out of parts of a batch in
+which none has drawn it.
 """
 
 from __future__ import annotations
@@ -147,8 +149,8 @@ def make_views(
         images: uint8 [N, H, W, C], of one size; most colour operations change only 3 channels.
         draw: Parameters of V * N views, those of an image one after the other.
         size: (h, w) of the views in pixels.
-        dtype: Number format of the products and of the result: float32 or bfloat16, which is
-            faster where the machine has instructions for it and within two 8-bit steps.
+        dtype: Number format of the result and of what is kept in between: float32 or bfloat16,
+            which is half as large and within two 8-bit steps.
         views: V.
         cropped: The images, V * N of them, are cropped, mirrored and resized by `draw.boxes`
             already.
