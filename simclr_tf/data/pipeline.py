@@ -222,13 +222,13 @@ def _views(
             views += draws.in_place(group, [masks(index, draw)])
         return (draws.in_place(group, [index])[0], *views)
 
-    def join(*groups: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows] for made in groups]
+    def join(made: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows]
 
     batches = draws(steps).map(make, CORES)
     if draws.groups > 1:
         batches = batches.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
-        batches = batches.map(lambda *groups: tuple(join(*groups)))
+        batches = batches.map(lambda *groups: tuple(map(join, groups)))
     return batches.map(lambda index, *made: (made, index))
 
 
