@@ -61,7 +61,7 @@ def two_views(
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard)
 
     def make(steps: tf.data.Dataset) -> tf.data.Dataset:
-        return _views(source, draws, steps, tf.as_dtype(dtype)).map(lambda views, index: views)
+        return _views(source, draws, steps, tf.as_dtype(dtype), lambda views, index: views)
 
     if first_step is None or last_step is None:
         return _epochs(make, epoch_steps, shard.own)
@@ -90,8 +90,11 @@ def labelled_batches(
     labels = tf.constant(source.labels, tf.int32)
     draws = Draws(source, 1, batch_size, recipe, seed, size, shard)
     steps = tf.data.Dataset.range(first_step, last_step)
-    batches = _views(source, draws, steps, tf.as_dtype(dtype))
-    return batches.map(lambda views, index: (views[0], tf.gather(labels, index))).prefetch(2)
+
+    def with_label(views: tuple[tf.Tensor, ...], index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return views[0], tf.gather(labels, index)
+
+    return _views(source, draws, steps, tf.as_dtype(dtype), with_label).prefetch(2)
 
 
 def masked_batches(
@@ -118,8 +121,8 @@ def masked_batches(
     steps_per_epoch(source, batch_size)
     draws = Draws(source, 1, batch_size, recipe, seed, size, shard)
     steps = tf.data.Dataset.range(first_step, last_step)
-    batches = _views(source, draws, steps, tf.as_dtype(dtype), masked=True)
-    return batches.map(lambda made, index: made).prefetch(2)
+    batches = _views(source, draws, steps, tf.as_dtype(dtype), lambda made, _: made, masked=True)
+    return batches.prefetch(2)
 
 
 def drawn_batches(
@@ -202,14 +205,19 @@ def _views(
     draws: Draws,
     steps: tf.data.Dataset,
     dtype: tf.DType,
+    arrange: Callable[[tuple[tf.Tensor, ...], tf.Tensor], Any],
     *,
     masked: bool = False,
 ) -> tf.data.Dataset:
-    """Makes batches ((view [N, h, w, 3], ...), index [N]) of the steps; masked: (view, mask)."""
+    """Makes the batches of the steps.
+
+    `arrange` makes them of (view [N, h, w, 3], ...), or if masked of (view, mask), and of the
+    images' index [N].
+    """
     held = None if source.images is None else planes_on_host(source.images)
     masks = _masks_reader(source, draws.size) if masked else None
 
-    def make(group: Group) -> tuple[tf.Tensor, ...]:
+    def make(group: Group) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         index, draw, _ = group
         if held is not None:
             planes, of = held, tf.cast(index, tf.int32)
@@ -220,16 +228,20 @@ def _views(
         views = draws.in_place(group, made)
         if masks is not None:
             views += draws.in_place(group, [masks(index, draw)])
-        return (draws.in_place(group, [index])[0], *views)
+        return tuple(views), draws.in_place(group, [index])[0]
 
-    def join(made: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows]
+    if draws.groups == 1:
+        return draws(steps).map(lambda group: arrange(*make(group)), CORES)
 
-    batches = draws(steps).map(make, CORES)
-    if draws.groups > 1:
-        batches = batches.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
-        batches = batches.map(lambda *groups: tuple(map(join, groups)))
-    return batches.map(lambda index, *made: (made, index))
+    def join(views: tuple[tf.Tensor, ...], index: tf.Tensor) -> Any:
+        def joined(made: tf.Tensor) -> tf.Tensor:
+            return tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows]
+
+        return arrange(tuple(map(joined, views)), joined(index))
+
+    groups = draws(steps).map(make, CORES)
+    batches = groups.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
+    return batches.map(join)
 
 
 def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.Tensor]:
