@@ -6,12 +6,12 @@
 The whole recipe (crop, flip, jitter, gray, and blur from 64 pixels up), two views of each image, in
 batches, from uint8 images in memory. Sides: ours (`simclr_tf.data.two_views`, in the number format
 that training here uses, with one thread an operation, as `main.py` has it where a GPU trains; and
-`ours_float32`, `ours_default_threads`), `tf_image` (image by image, as SimCLR's own code does
-it, and `tf_image_tuned`, the same with its worst costs taken out), `keras_layers` (Keras 3's
-layers), `torchvision` (transforms.v2) and `lightly`, the last two in DataLoader workers;
-`benchmarks/requirements.txt` lists what they need. Each side lives in a process of its own and
-takes its turn in every round, while the others rest. Views per second are medians over the rounds,
-buffers emptied before each.
+`ours_float32`, `ours_default_threads`), `tf_image` (image by image, as SimCLR's own code does it,
+in TensorFlow's default threads; and `tf_image_tuned`, the same with its worst costs taken out),
+`keras_layers` (Keras 3's layers), `torchvision` (transforms.v2) and `lightly`, the last two in
+DataLoader workers; `benchmarks/requirements.txt` lists what they need. Each side lives in a process
+of its own and takes its turn in every round, while the others rest. Views per second are medians
+over the rounds, buffers emptied before each.
 
 `limit` is what memory alone would allow: the fastest copy of large arrays on all cores, over the
 bytes of half an image read and a view written. `--operations` adds what rotation, noise, cutout and

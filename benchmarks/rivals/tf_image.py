@@ -14,9 +14,6 @@ import tensorflow as tf
 
 from rivals.side import ASPECT, SIGMA, Job, Views
 
-# As ours has it, and no slower here than TensorFlow's default: images are made side by side.
-tf.config.threading.set_intra_op_parallelism_threads(1)
-
 VERSIONS = {"tensorflow": tf.__version__}
 DIFFERS = (
     "bicubic without antialias; crops cover at least 10 % of the image; the colour operations come "

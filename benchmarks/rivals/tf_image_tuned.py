@@ -1,7 +1,7 @@
 """The chain of `tf.image` calls as `tf_image` builds it, with its two worst costs taken out.
 
 It crops before it converts to float, and blurs the images that drew a blur, each with a width of
-its own. Batches come in any order.
+its own. Batches come in any order, and operations have one thread each, as ours have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import tensorflow as tf
 from rivals import tf_image
 from rivals.side import Job, Views
 from rivals.tf_image import blur, draw_window, jitter, sometimes, to_gray
+
+tf.config.threading.set_intra_op_parallelism_threads(1)  # before TensorFlow computes anything
 
 VERSIONS: dict[str, str] = {}
 DIFFERS = tf_image.DIFFERS.replace("has one width a batch, ", "")
