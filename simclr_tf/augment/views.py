@@ -194,7 +194,7 @@ def views_of(
     dtype = tf.as_dtype(dtype)
     middle = None
     if of is not None:
-        beyond = BLUR_RADIUS if _blurs(draw) else 0
+        beyond = 0 if _sigma_of_crop(draw) is None else BLUR_RADIUS
         middle = locate(draw.boxes, (planes.shape[3], planes.shape[1]), size, beyond)
     needs = _needs(draw, parts) if sparing else [None] * parts
     made: list[tf.Tensor] = []
@@ -216,8 +216,9 @@ class _Need(NamedTuple):
 
 def _drawn(draw: Draw) -> _Need:
     """Tells what each of n views has drawn, of what takes long: bool [n] each."""
+    sigma = _sigma_of_crop(draw)
     return _Need(
-        None if draw.sigma is None or _in_order(draw) else draw.sigma > 0.0,
+        None if sigma is None else sigma > 0.0,
         None if draw.noise is None else draw.noise.stddev > 0.0,
         None if draw.degrees is None else draw.degrees != 0.0,
     )
@@ -258,10 +259,11 @@ def _make(
         pixels = turn(own, dtype)
         return pixels if sigma is None else blur_planes(pixels, sigma, dtype)
 
-    if _blurs(draw):
-        pixels = _if(need and need.blur, lambda: resampled(draw.sigma), lambda: resampled(None))
-    else:
+    sigma = _sigma_of_crop(draw)
+    if sigma is None:
         pixels = resampled(None)
+    else:
+        pixels = _if(need and need.blur, lambda: resampled(sigma), lambda: resampled(None))
 
     def finished(pixels: tf.Tensor, axis: int) -> tf.Tensor:
         fused = draw.colour is not None and not _in_order(draw)
@@ -310,9 +312,9 @@ def effort(draw: Draw) -> tf.Tensor | None:
     return tf.add_n(efforts) if efforts else None
 
 
-def _blurs(draw: Draw) -> bool:
-    """Tells whether the blur comes with the crop; the reference's comes after the colours."""
-    return draw.sigma is not None and not _in_order(draw)
+def _sigma_of_crop(draw: Draw) -> tf.Tensor | None:
+    """Returns the blur that comes with the crop, if any; the reference's follows the colours."""
+    return None if _in_order(draw) else draw.sigma
 
 
 def _in_order(draw: Draw) -> bool:
