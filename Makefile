@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
+GPU_STAMP := .venv/installed-gpu
 ADDONS := .venv-addons
 ADDONS_STAMP := $(ADDONS)/installed
 INTEROP := .venv-interop
@@ -22,7 +23,11 @@ RUN := $(BIN)/python main.py
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
 
-setup: $(STAMP) ## Make .venv and install the requirements
+setup: $(STAMP) $(if $(GPU),$(GPU_STAMP)) ## Make .venv and install the requirements; with GPU=1 CUDA's libraries, too
+
+$(GPU_STAMP): $(STAMP) requirements-gpu.txt
+	$(BIN)/python -m pip install --quiet -r requirements-gpu.txt
+	@touch $@
 
 $(STAMP): requirements.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \

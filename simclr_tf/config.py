@@ -343,12 +343,18 @@ class Config:
         "Where views are made: host (in the input pipeline) or device (in the training step).",
         choices=("auto", "host", "device"),
     )
-    xla: str = setting("execution", "auto", "Compile with XLA; auto: on a GPU.", choices=SWITCHES)
+    xla: str = setting(
+        "execution",
+        "auto",
+        "Compile the training step with XLA; auto: on a GPU, where a trial shows that it works. "
+        "false keeps it off views and losses on the device, too.",
+        choices=SWITCHES,
+    )
     steps_per_execution: int = setting(
         "execution",
         0,
-        "Steps that run without coming back to Python, at most, cut down to a divisor of an "
-        "epoch's; 0: 10 on a GPU, 1 on a CPU.",
+        "Steps that run without coming back to Python, at most; what is left of an epoch runs by "
+        "itself. 0: 10 on a GPU, 1 on a CPU.",
         bounds="[0, inf)",
     )
     deterministic: bool = setting(
@@ -367,7 +373,8 @@ class Config:
         "execution",
         "auto",
         "Spread each batch over the GPUs of this machine (mirrored) or of the machines in the "
-        "environment's TF_CONFIG (multiworker); auto: whichever there are several of.",
+        "environment's TF_CONFIG (multiworker); auto: multiworker where TF_CONFIG names several, "
+        "else one GPU.",
         choices=("auto", "none", "mirrored", "multiworker"),
     )
 
@@ -377,6 +384,13 @@ class Config:
     resume: bool = setting("run", False, "Go on from the newest checkpoint of the run folder.")
     overwrite: bool = setting("run", False, "Replace a finished run in the run folder.")
     save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
+    save_every_minutes: float = setting(
+        "run",
+        0.0,
+        "Least minutes between the checkpoints of two epochs; the last epoch is saved in any case. "
+        "0: none on a CPU; 1 on a GPU, unless save_every_epochs is given.",
+        bounds="[0, inf)",
+    )
     keep_checkpoints: int = setting(
         "run",
         3,

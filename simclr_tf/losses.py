@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from simclr_tf.nt_xent_streaming import MASKED_LOGIT, streaming_nt_xent
 
-# Logits, from which on the streaming loss is chosen: a matrix of 64 MiB, of which the dense loss
-# keeps several. On a CPU streaming is also the faster one from there on, and long before.
+# Logits from which on the streaming loss is chosen: on a CPU a matrix of 64 MiB, of which the dense
+# loss keeps several. There streaming is also the faster one from then on, and long before. On a GPU
+# a matrix of 1 GiB, as such products are what it is made for; not measured on one yet.
 STREAMING_LOGITS = 4096 * 4096
+GPU_STREAMING_LOGITS = 16384 * 16384
 
 
 class Contrast(NamedTuple):
@@ -41,6 +43,7 @@ def nt_xent(
     similarity: str = "cosine",
     gather: Gather | None = None,
     streaming: bool | None = None,
+    compiles: bool = True,
 ) -> Contrast:
     """Normalised temperature-scaled cross-entropy between two views of each of N images.
 
@@ -55,8 +58,9 @@ def nt_xent(
         similarity: "cosine" (rows are normalised: their scale does not matter) or "dot".
         gather: Brings the rows of the other replicas; None on a single device.
         streaming: Visits the [2N, 2M] logits in tiles, compiled by XLA, instead of holding them:
-            the same values in little memory. None: from `STREAMING_LOGITS` logits on, where the
-            graph knows their number.
+            the same values in little memory. None: from `STREAMING_LOGITS` logits on, on a GPU from
+            `GPU_STREAMING_LOGITS` on, where the graph knows their number.
+        compiles: Let XLA compile the tiles; off for a device that it cannot compile for.
 
     Returns:
         The loss with its gradient, accuracy and entropy of this replica's anchors.
@@ -75,16 +79,25 @@ def nt_xent(
         streaming = _are_many(z, candidates)
     if not streaming:
         return _dense(z, candidates, own, positive, temperature)
-    alone = gather is None
     return Contrast(
-        *streaming_nt_xent(z, candidates, own, positive, temperature=temperature, alone=alone)
+        *streaming_nt_xent(
+            z,
+            candidates,
+            own,
+            positive,
+            temperature=temperature,
+            alone=gather is None,
+            compiles=compiles,
+        )
     )
 
 
 def _are_many(z: tf.Tensor, candidates: tf.Tensor) -> bool:
     """Tells whether the logits are known to be too many to hold."""
     rows, columns = z.shape[0], candidates.shape[0]
-    return None not in (rows, columns) and rows * columns >= STREAMING_LOGITS
+    on_gpu = tf.config.list_logical_devices("GPU")
+    least = GPU_STREAMING_LOGITS if on_gpu else STREAMING_LOGITS
+    return None not in (rows, columns) and rows * columns >= least
 
 
 def _dense(
@@ -121,7 +134,12 @@ class NTXent:
     """`nt_xent` with its settings: `model.compile(loss=NTXent(temperature=0.1))`."""
 
     def __init__(
-        self, temperature: float, *, similarity: str = "cosine", streaming: bool | None = None
+        self,
+        temperature: float,
+        *,
+        similarity: str = "cosine",
+        streaming: bool | None = None,
+        compiles: bool = True,
     ) -> None:
         if not temperature > 0.0:
             raise ValueError(f"Expected a temperature above 0, got {temperature}.")
@@ -130,6 +148,7 @@ class NTXent:
         self.temperature = temperature
         self.similarity = similarity
         self.streaming = streaming
+        self.compiles = compiles
 
     def __call__(self, z: tf.Tensor, gather: Gather | None = None) -> Contrast:
         """Returns the `Contrast` of the projections `z`, float [2N, D]."""
@@ -139,6 +158,7 @@ class NTXent:
             similarity=self.similarity,
             gather=gather,
             streaming=self.streaming,
+            compiles=self.compiles,
         )
 
     def start(self, batch_size: int) -> float:

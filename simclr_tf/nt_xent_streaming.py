@@ -25,8 +25,10 @@ import tensorflow as tf
 # The logit of what is no candidate: far below any other logit, finite in float32.
 MASKED_LOGIT = -1e30
 
-# Rows and columns of a tile: 1 MiB of logits, what the second-level cache of a core holds.
+# Rows and columns of a tile. On a CPU 1 MiB of logits, what the second-level cache of a core holds.
+# A GPU works on all of a tile at once: 64 MiB of logits keep it busy; not measured on one yet.
 TILE = 512
+GPU_TILE = 4096
 
 
 class _Tiles(NamedTuple):
@@ -57,6 +59,7 @@ def streaming_nt_xent(
     *,
     temperature: float,
     alone: bool,
+    compiles: bool = True,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Computes loss, accuracy and entropy of `losses.Contrast` from rows that are ready to compare.
 
@@ -67,19 +70,22 @@ def streaming_nt_xent(
         positive: Position of its positive, int32 [2N].
         temperature: Divides the inner products.
         alone: The candidates are the anchors, in the same order.
+        compiles: Have XLA compile the visits by themselves; off for a device that it cannot
+            compile for.
 
     Returns:
         Three float32 scalars, means over the anchors; only the loss has a gradient, with respect to
         `z` and `candidates`.
     """
-    tile = TILE
+    tile = GPU_TILE if tf.config.list_logical_devices("GPU") else TILE
+    visit_forward, visit_backward = _VISITS[compiles]
     candidates = tf.ensure_shape(candidates, [None, z.shape[1]])  # a collective may not tell
 
     @tf.custom_gradient
     def contrast(anchors: tf.Tensor, candidates: tf.Tensor) -> tuple:
         # Or the tape would look into the loops too, and keep every tile for a gradient of its own.
         operands = (tf.stop_gradient(anchors), tf.stop_gradient(candidates), own, positive)
-        sums = _visit_forward(*operands, alone=alone, tile=tile)
+        sums = visit_forward(*operands, alone=alone, tile=tile)
         log_total = tf.math.log(sums.total)
         loss = tf.reduce_mean(log_total - (sums.positive - sums.top))
         hit = (sums.positive >= sums.top) & (sums.positive > sums.rival)
@@ -87,7 +93,7 @@ def streaming_nt_xent(
         entropy = tf.reduce_mean(log_total - sums.moment / sums.total)
 
         def gradient(d_loss: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            slopes = _visit_backward(*operands, sums.top, sums.total, alone=alone, tile=tile)
+            slopes = visit_backward(*operands, sums.top, sums.total, alone=alone, tile=tile)
             scale = d_loss / tf.cast(tf.shape(anchors)[0], tf.float32)
             return scale * slopes[0], scale * slopes[1]
 
@@ -96,7 +102,6 @@ def streaming_nt_xent(
     return contrast(z / temperature, candidates)
 
 
-@tf.function(jit_compile=True)
 def _visit_forward(
     anchors: tf.Tensor,
     candidates: tf.Tensor,
@@ -124,7 +129,6 @@ def _visit_forward(
     return _Sums(*(tf.reshape(values, [-1])[:count] for values in sums))
 
 
-@tf.function(jit_compile=True)
 def _visit_backward(
     anchors: tf.Tensor,
     candidates: tf.Tensor,
@@ -163,6 +167,15 @@ def _visit_backward(
             j += 1
     d_candidates = tf.transpose(d_candidates, [0, 2, 1])
     return _join(d_anchors, anchors), _join(d_candidates, candidates)
+
+
+_VISITS = {
+    compiles: tuple(
+        tf.function(visit, jit_compile=compiles) for visit in (_visit_forward, _visit_backward)
+    )
+    for compiles in (True, False)
+}
+"""The two visits, compiled by XLA and not."""
 
 
 def _cut(

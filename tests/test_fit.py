@@ -114,12 +114,18 @@ def one_at_a_time():
 
 @pytest.mark.parametrize(
     ("at_a_time", "expected"),
-    [(2, list(range(2, 21, 2))), (3, [3, 6, 9, 12, 15, 18, 20]), (6, [6, 12, 18, 20])],
+    [
+        (2, list(range(2, 21, 2))),
+        (3, [3, 6, 9, 12, 15, 18, 20]),
+        (4, [4, 6, 10, 12, 16, 18, 20]),
+        (6, [6, 12, 18, 20]),
+        (100, [6, 12, 18, 20]),
+    ],
 )
 def test_steps_run_together_are_the_same_steps(one_at_a_time, at_a_time, expected):
     model = made(at_a_time)
     record = trained(model, validation_data=batches(20, 24), validation_freq=2)
-    assert record.steps == expected  # the last execution is cut short, and counted so
+    assert record.steps == expected  # the last execution of an epoch has what is left of it
     assert_same_state(model, one_at_a_time[0])
     assert record.epochs == one_at_a_time[1].epochs
 
@@ -138,15 +144,19 @@ def test_a_run_taken_up_within_an_execution_goes_on_exactly(one_at_a_time, stop)
 
 @pytest.mark.parametrize(
     ("asked", "epoch", "chosen"),
-    [(1, 7, 1), (3, 7, 1), (7, 7, 7), (10, 195, 5), (10, 6, 6), (4, 6, 3), (0, 6, 1)],
+    [(1, 7, 1), (3, 7, 3), (7, 7, 7), (10, 97, 10), (10, 6, 6), (0, 6, 1)],
 )
-def test_an_execution_takes_a_divisor_of_the_epoch(asked, epoch, chosen):
+def test_an_execution_takes_what_was_asked_for_up_to_an_epoch(asked, epoch, chosen):
     assert choose_steps_per_execution(asked, epoch) == chosen
 
 
-def test_an_execution_that_would_run_past_the_epoch_is_refused():
-    with pytest.raises(ValueError, match="to divide the 6 steps of an epoch, got 4"):
-        trained(made(4))
+def test_many_epochs_with_a_rest_are_trained_to_the_end(one_at_a_time):
+    """Keras counts 4 + 4 steps an epoch of 6, and ends a run whose batches it takes for used up."""
+    model = made(4)
+    assert trained(model, last=20 * EPOCH).steps[-1] == 20 * EPOCH
+    before = int(model.optimizer.iterations)
+    model.fit(batches(0, 8), steps_per_epoch=8, verbose=0)  # Keras' own, without `fit_steps`
+    assert int(model.optimizer.iterations) == before + 8
 
 
 # --- Nobody waits for the device ---
@@ -247,6 +257,7 @@ def test_deterministic_leaves_xla_off_on_a_gpu(monkeypatch):
     monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: asked.append(1))
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a GPU"])
     monkeypatch.setattr(execution, "_describe", str)
+    monkeypatch.setattr(execution, "xla_failure", lambda gpu: "")
     assert execution.choose_execution("float32", "auto").xla
     assert not asked
     assert not execution.choose_execution("float32", "auto", deterministic=True).xla

@@ -186,7 +186,10 @@ def test_views_made_in_a_compiled_step_are_those_of_the_pipeline(rng, mode):
     on_host = two_views(source, first_step=0, last_step=3, **settings)
     drawn = drawn_batches(source, first_step=0, last_step=3, **settings)
     compiled = tf.function(
-        lambda images, draw: st.augment.make_views(images, draw, (16, 16)), jit_compile=True
+        lambda images, packed: st.augment.make_views(
+            images, st.augment.unpack_draw(packed), (16, 16)
+        ),
+        jit_compile=True,
     )
     for ours, theirs in zip(drawn, on_host, strict=True):
         for made, expected in zip(compiled(*ours), theirs, strict=True):

@@ -18,6 +18,7 @@ import main
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly
+from simclr_tf.training import execution
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -539,8 +540,13 @@ def test_a_run_may_begin_with_the_weights_of_the_one_it_overwrites(pictures, tmp
     assert np.corrcoef(before.ravel(), after.ravel())[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_beside_a_gpu_the_hosts_operations_have_one_thread_each(monkeypatch, gpus):
+@pytest.mark.parametrize(
+    ("gpus", "task", "threads"),
+    [(0, "pretrain", 0), (1, "pretrain", 1), (1, "evaluate", 0), (1, "embed", 0)],
+)
+def test_beside_a_gpu_that_trains_the_hosts_operations_have_one_thread_each(
+    monkeypatch, gpus, task, threads
+):
     done = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
     monkeypatch.setattr(assembly, "one_thread_an_operation", lambda: done.append("threads"))
@@ -550,6 +556,9 @@ def test_beside_a_gpu_the_hosts_operations_have_one_thread_each(monkeypatch, gpu
         raise UserError("far enough")
 
     monkeypatch.setattr(assembly, "_make_strategy", stop)
-    with pytest.raises(UserError, match="far enough"), assembly.start_run(Config()):
+    monkeypatch.setattr(execution, "xla_failure", lambda gpu: "")
+    monkeypatch.setattr(execution, "_describe", str)
+    monkeypatch.setattr(execution, "_gpu_precision", lambda gpu: "float32")
+    with pytest.raises(UserError, match="far enough"), assembly.start_run(Config(task=task)):
         pass
-    assert done == ["threads"] * gpus + ["strategy"]  # before any device is set up
+    assert done == ["threads"] * threads + ["strategy"]  # before any device is set up

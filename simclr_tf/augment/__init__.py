@@ -9,6 +9,8 @@ _HOME = {
     "Recipe": "recipe",
     "Draw": "views",
     "draw_views": "views",
+    "pack_draw": "views",
+    "unpack_draw": "views",
     "apply_views": "views",
     "make_views": "views",
     "apply_masks": "views",

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from simclr_tf.augment.compilation import compiled
+
 ASPECT_RANGE = (3 / 4, 4 / 3)  # width over height of a crop, in pixels; arXiv 2002.05709, A
 CROP_TRIES = 10  # draws of area and aspect before the whole image is taken
 
@@ -67,7 +69,7 @@ def draw_boxes(
     return Boxes(top, left, height, width, flip)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _place_windows(
     tries: tf.Tensor, place: tf.Tensor, aspect: tf.Tensor, area_min: float
 ) -> tuple[tf.Tensor, ...]:

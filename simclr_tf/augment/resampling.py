@@ -21,6 +21,7 @@ import math
 
 import tensorflow as tf
 
+from simclr_tf.augment.compilation import compiled
 from simclr_tf.augment.filters import BLUR_RADIUS, blur_rows
 from simclr_tf.augment.geometry import Boxes, centres
 from simclr_tf.augment.rounding import round_to
@@ -28,7 +29,7 @@ from simclr_tf.augment.rounding import round_to
 Size = tuple[int, int]
 
 
-@tf.function(jit_compile=True)
+@compiled
 def locate(boxes: Boxes, source: Size, size: Size, beyond: int = 0) -> tf.Tensor:
     """Returns where the pixels of views lie among those of their images.
 
@@ -96,7 +97,7 @@ def resample(
     return tf.reshape(made, [-1, size[0], channels, size[1]])
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _along(
     rows: tf.Tensor,
     of: tf.Tensor,
@@ -141,7 +142,7 @@ def _along(
     return made * inside[:, tf.newaxis] if beyond else round_to(made, dtype)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _blurred(padded: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     return round_to(blur_rows(padded, sigma), dtype)
 
@@ -156,13 +157,13 @@ def blur_planes(planes: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType = tf.float3
     return planes
 
 
-@tf.function(jit_compile=True)
+@compiled
 def to_planes(images: tf.Tensor) -> tf.Tensor:
     """Lays images out for `resample`: [N, H, W, C] -> [N, W, C, H] of the same number format."""
     return tf.transpose(images, [0, 2, 3, 1])
 
 
-@tf.function(jit_compile=True)
+@compiled
 def turn(planes: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
     """Exchanges the two axes of the image: [n, L, C, M] -> [n, M, C, L], of `dtype` if given."""
     return tf.cast(tf.transpose(planes, [0, 3, 2, 1]), dtype or planes.dtype)

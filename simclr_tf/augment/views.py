@@ -17,13 +17,14 @@ which none has drawn it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from simclr_tf.augment.colour import ColourDraw, draw_colour, mix_colours
 from simclr_tf.augment.colour_sequence import apply_colour_in_order
+from simclr_tf.augment.compilation import compilation, compiled
 from simclr_tf.augment.filters import (
     BLUR_RADIUS,
     NoiseDraw,
@@ -120,6 +121,29 @@ def map_draw(function: Callable[[tf.Tensor], tf.Tensor], draw: Draw) -> Draw:
     return tf.nest.map_structure(lambda field: None if field is None else function(field), draw)
 
 
+def pack_draw(draw: Draw) -> dict[str, tf.Tensor]:
+    """Names the tensors of a draw, such as "boxes/top", and leaves out what is switched off.
+
+    A batch that is copied to a device consists of tensors alone.
+    """
+    packed: dict[str, tf.Tensor] = {}
+    for name, part in draw._asdict().items():
+        fields = part._asdict() if hasattr(part, "_asdict") else {"": part}
+        packed |= {f"{name}/{key}": tensor for key, tensor in fields.items() if tensor is not None}
+    return packed
+
+
+def unpack_draw(packed: Mapping[str, tf.Tensor]) -> Draw:
+    """Undoes `pack_draw`."""
+    kinds = {"boxes": Boxes, "colour": ColourDraw, "noise": NoiseDraw, "squares": Squares}
+    parts: dict[str, Any] = {}
+    for name in Draw._fields:
+        fields = {k.removeprefix(f"{name}/"): t for k, t in packed.items() if k.startswith(name)}
+        whole = kinds.get(name, lambda **field: field[""])
+        parts[name] = whole(**fields) if fields else None
+    return Draw(**parts)
+
+
 def apply_views(
     images: tf.Tensor, draw: Draw, size: Size, dtype: tf.DType | str = tf.float32
 ) -> tf.Tensor:
@@ -139,6 +163,7 @@ def make_views(
     *,
     views: int = 2,
     cropped: bool = False,
+    compiles: bool = True,
 ) -> tuple[tf.Tensor, ...]:
     """Makes several views of each image from drawn parameters.
 
@@ -154,14 +179,16 @@ def make_views(
         views: V.
         cropped: The images, V * N of them, are cropped, mirrored and resized by `draw.boxes`
             already.
+        compiles: Have XLA compile each stage; off for a device that it cannot compile for.
 
     Returns:
         V batches of views, [N, h, w, C] of `dtype` in [0, 1].
     """
     images = tf.convert_to_tensor(images)
-    planes = to_planes(images)
-    of = None if cropped else tf.repeat(tf.range(tf.shape(images)[0]), views)
-    (made,) = views_of(planes, of, draw, size, dtype)
+    with compilation(compiles):
+        planes = to_planes(images)
+        of = None if cropped else tf.repeat(tf.range(tf.shape(images)[0]), views)
+        (made,) = views_of(planes, of, draw, size, dtype)
     return tuple(made[view::views] for view in range(views))
 
 
@@ -235,6 +262,8 @@ def _needs(draw: Draw, parts: int) -> list[_Need]:
 
 def _split(fields: Any, parts: int) -> list[Any]:
     """Cuts every tensor of a structure into parts along its first axis."""
+    if parts == 1:  # as it is; on a GPU there is no kernel that splits whole numbers
+        return [fields]
     flat = [
         [None] * parts if field is None else tf.split(field, parts)
         for field in tf.nest.flatten(fields)
@@ -336,7 +365,7 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
     return masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _rotated(planes: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     """Turns [n, h, C, w] of any number format: float32 [n, h, w, C]."""
     return rotate(tf.transpose(tf.cast(planes, tf.float32), [0, 1, 3, 2]), degrees)
@@ -353,7 +382,7 @@ def _sums(pixels: tf.Tensor) -> tf.Tensor:
     return tf.reshape(sums, [-1, *rest])
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _finish(
     pixels: tf.Tensor,
     axis: int,
@@ -391,6 +420,6 @@ def _distort_in_order(pixels: tf.Tensor, colour: ColourDraw, sigma: tf.Tensor | 
     return pixels if sigma is None else gaussian_blur(pixels, sigma)
 
 
-@tf.function(jit_compile=True)
+@compiled
 def _noise(draw: NoiseDraw, shape: tuple[int, ...]) -> tf.Tensor:
     return noise_of(draw, shape)

@@ -14,7 +14,7 @@ import tensorflow as tf
 from simclr_tf.augment.geometry import rotate
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, to_planes
-from simclr_tf.augment.views import Draw, apply_masks, views_of
+from simclr_tf.augment.views import Draw, apply_masks, pack_draw, views_of
 from simclr_tf.data.masks import crop_masks
 from simclr_tf.data.plain import own_size
 from simclr_tf.data.sources import Source, from_arrays
@@ -138,11 +138,12 @@ def drawn_batches(
 ) -> tf.data.Dataset:
     """Makes batches of images with what is drawn for them, for views that are made on the device.
 
-    `augment.make_views(images, draw, size)` makes of them what `two_views` gives.
+    `augment.make_views(images, augment.unpack_draw(packed), size)` makes of them what `two_views`
+    gives.
 
     Returns:
-        Batches (uint8 [N, H, W, 3], `Draw` of 2N views, the two of an image one after the other),
-        joint or of the shard's replicas.
+        Batches (uint8 [N, H, W, 3], `pack_draw` of the `Draw` of 2N views, the two of an image one
+        after the other), joint or of the shard's replicas.
 
     Raises:
         UserError: The images are not in memory.
@@ -152,8 +153,8 @@ def drawn_batches(
     held = held_on_host(source.images)
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard, in_parts=False)
 
-    def of_group(group: Group) -> tuple[tf.Tensor, Draw]:  # of one part
-        return tf.gather(held, group.index[:: draws.views]), group.draw
+    def of_group(group: Group) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:  # of one part
+        return tf.gather(held, group.index[:: draws.views]), pack_draw(group.draw)
 
     groups = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
     return groups.map(of_group).prefetch(2)

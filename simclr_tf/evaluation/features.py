@@ -51,13 +51,20 @@ def embed_each(model: keras.Model, batches: Iterable[tf.Tensor]) -> Iterator[np.
     """Yields the features of each batch, float32 [B, F].
 
     The model runs in inference mode, traced once for batches of any size and not again when it is
-    embedded with later.
+    embedded with later. On a GPU a smaller batch is filled up to the largest so far: cuDNN looks
+    for the fastest kernel of each size anew, which takes longer than the batch.
     """
     if model not in _forwards:
         _forwards[model] = _make_forward(model)
     forward = _forwards[model]
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    largest = 0
     for images in batches:
-        yield forward(images).numpy()
+        count = len(images)
+        largest = max(largest, count) if on_gpu else count
+        padding = [[0, largest - count], *([0, 0] for _ in images.shape[1:])]
+        filled = images if largest == count else tf.pad(images, padding)
+        yield forward(filled).numpy()[:count]
 
 
 def put_view(views: np.ndarray, index: int, features: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -27,7 +27,13 @@ from simclr_tf.errors import UserError
 from simclr_tf.tasks import resuming
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.training import distribution
-from simclr_tf.training.execution import Execution, choose_execution
+from simclr_tf.training.execution import (
+    Execution,
+    check_deterministic_depthwise,
+    choose_execution,
+    failure_of_xla,
+    print_execution,
+)
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.training.tracking import Tracking
@@ -88,19 +94,23 @@ class Run:
 
 
 @contextlib.contextmanager
-def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Iterator[Run]:
+def start_run(
+    config: Config, *, strategies: Callable[[Config], Sequence[str]] = lambda config: ()
+) -> Iterator[Run]:
     """Meets the other workers, sets seed and number format, and makes the run folder ready.
 
     The block is the run's life: it holds the folder, so that no other run writes there; a lost
     worker ends it; a worker that follows runs it in silence; a disk that takes no more ends it with
     how to go on.
 
-    The run's settings are those given, but for the run folder: where the default one holds a run of
-    another task and nobody asked for it, the task takes a folder of its own beside it.
+    The run's settings are those given, but for two: where the default run folder holds a run of
+    another task and nobody asked for it, the task takes a folder of its own beside it; and
+    `precision` is decided, by the run that is resumed or by the device.
 
     Args:
         config: The settings.
-        strategies: Those of "mirrored" and "multiworker" that the task can run under.
+        strategies: Of settings whose precision is decided, those of "mirrored" and "multiworker"
+            that the task can run under.
 
     Raises:
         UserError: The folder holds another run, or the settings ask for what there is not.
@@ -108,9 +118,13 @@ def start_run(config: Config, *, strategies: Sequence[str] = ()) -> Iterator[Run
     started = time.monotonic()
     limit_pixels(config.max_pixels)
     config = _where_it_was_moved(_with_own_folder(config))
-    if tf.config.list_physical_devices("GPU"):  # what is left to the host is making views
+    config = resuming.decide_precision(config)
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus and config.task not in WITHOUT_CHECKPOINTS:  # it trains: the host makes views alone
         one_thread_an_operation()
-    strategy = _make_strategy(config, strategies)
+    if not config.deterministic:
+        failure_of_xla(config.xla)  # tried before a strategy takes the GPU
+    strategy = _make_strategy(config, strategies(config))
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.watch_workers(strategy))
         execution = _set_up(config, strategy)
@@ -136,6 +150,9 @@ def _set_up(config: Config, strategy: distribution.Strategy | None) -> Execution
         replicas=replicas,
         deterministic=config.deterministic,
     )
+    print_execution(execution)
+    if config.deterministic and config.depthwise:
+        check_deterministic_depthwise()
     if strategy is not None:
         _check_rows(config, Shard(of=replicas).rows(config.batch_size), replicas)
         print(f"{replicas} replicas of {config.batch_size // replicas} images each", flush=True)
@@ -238,6 +255,8 @@ def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.St
     name = config.strategy
     if name == "auto":
         name = distribution.choose_strategy()
+        if name == "none":
+            _keep_to_one_gpu(strategies)
         misfit = _misfit(config, name, strategies)
         if misfit:
             print(f"trains on one device: {misfit}", flush=True)
@@ -250,20 +269,23 @@ def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.St
     return distribution.make_strategy(name)
 
 
+def _keep_to_one_gpu(strategies: Sequence[str]) -> None:
+    """Leaves all GPUs but the first to others, and says how to train on all of them."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if len(gpus) < 2:
+        return
+    tf.config.set_visible_devices(gpus[0], "GPU")  # TensorFlow would take the memory of all
+    hint = "--strategy=mirrored trains on all of them" if "mirrored" in strategies else ""
+    print(f"uses the first of {len(gpus)} GPUs{hint and f'; {hint}'}", flush=True)
+
+
 def _misfit(config: Config, name: str, strategies: Sequence[str]) -> str:
     """Returns why a strategy that nobody asked for is not taken; '' where it is."""
     if name == "none":
         return ""
     if name not in strategies:
         return f"--task={config.task} does not run under --strategy={name} with these settings"
-    if config.data_service:
-        return "a service makes the views of one"
-    devices = distribution.count_devices() if name == "mirrored" else 1
-    if config.batch_size % devices:
-        return f"{devices} do not divide --batch_size={config.batch_size}"
-    if config.microbatch_size and config.batch_size // devices % config.microbatch_size:
-        return f"--microbatch_size={config.microbatch_size} does not divide what each would have"
-    return ""
+    return "a service makes the views of one" if config.data_service else ""
 
 
 def _check_rows(config: Config, rows: int, replicas: int) -> None:

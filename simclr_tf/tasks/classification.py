@@ -19,9 +19,9 @@ from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
+from simclr_tf.training.callbacks import AccuracyMonitor
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
 from simclr_tf.training.distribution import scope_of
-from simclr_tf.training.execution import choose_precision
 
 EVALUATION_BATCH_SIZE = 256
 CURVES = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
@@ -29,7 +29,7 @@ CURVES = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What is trained: a model on batches, and the batches it is judged by.
+    """What is trained: a model on batches, and what judges it.
 
     With a frozen encoder and no augmentation the model is the head alone and its inputs are
     features, computed once; otherwise it is the classifier and its inputs are images.
@@ -37,7 +37,7 @@ class Problem:
 
     model: keras.Model
     batches: fitting.ShardBatches
-    test_batches: tf.data.Dataset
+    monitor: AccuracyMonitor
 
 
 def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         config: The settings.
         splits: The data, where they are loaded already.
     """
-    with assembly.start_run(config, strategies=_strategies(config)) as run:
+    with assembly.start_run(config, strategies=_strategies) as run:
         return _classify(run, splits)
 
 
@@ -114,16 +114,14 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
         plan=plan,
         first_step=step,
         variables=variables,
-        callbacks=[AccuracyLine()],
-        validation_data=problem.test_batches,
-        validation_freq=config.eval_every_epochs or config.num_epochs,
+        callbacks=[problem.monitor, AccuracyLine()],
     )
     return _report(run, problem, names, train, test, rate, origin)
 
 
 def _strategies(config: Config) -> tuple[str, ...]:
     """Returns what a classifier can run under; raises UserError for float16 on several devices."""
-    if choose_precision(config.precision) != "mixed_float16":
+    if config.precision != "mixed_float16":
         return ("mirrored",)
     if config.strategy == "mirrored":
         raise UserError(
@@ -160,6 +158,10 @@ def _state_problem(
     def plain(source: data.Source) -> tf.data.Dataset:
         return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
 
+    def monitor(inputs: tf.data.Dataset) -> AccuracyMonitor:
+        every = config.eval_every_epochs or config.num_epochs
+        return AccuracyMonitor(inputs, np.asarray(test.labels), every_epochs=every)
+
     if config.freeze:
         features = embed(encoder, plain(train))
         head.get_layer("normalize").adapt(features)
@@ -167,14 +169,13 @@ def _state_problem(
         batches = feature_batches(
             features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
         )
-        tests = tf.data.Dataset.from_tensor_slices((embed(encoder, plain(test)), test.labels))
-        return Problem(head, batches, tests.batch(EVALUATION_BATCH_SIZE))
+        tests = tf.data.Dataset.from_tensor_slices(embed(encoder, plain(test)))
+        return Problem(head, batches, monitor(tests.batch(EVALUATION_BATCH_SIZE)))
 
     batches_of_images = fitting.batches_by_step(
         labelled_batches, train, config, size=size, dtype=views_dtype
     )
-    labels = tf.data.Dataset.from_tensor_slices(test.labels).batch(EVALUATION_BATCH_SIZE)
-    return Problem(classifier, batches_of_images, tf.data.Dataset.zip(plain(test), labels))
+    return Problem(classifier, batches_of_images, monitor(plain(test)))
 
 
 def _augments(config: Config) -> bool:
@@ -191,8 +192,7 @@ def _report(
     images_per_second: float | None,
     origin: str,
 ) -> dict[str, Any]:
-    logits = problem.model.predict(problem.test_batches.map(lambda x, y: x), verbose=0)
-    truth = np.asarray(test.labels)
+    logits, truth = problem.monitor.logits(problem.model), problem.monitor.labels
     matrix = metrics.confusion_matrix(truth, logits.argmax(axis=1), logits.shape[1])
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
     draw_curves(run.folder, CURVES, judged="test")

@@ -17,7 +17,7 @@ from simclr_tf.interop.plain import folded_head
 from simclr_tf.interop.saving import NAMES, Exported, save
 from simclr_tf.tasks import encoders, predict
 from simclr_tf.tasks.disk import naming_the_way_on
-from simclr_tf.training.execution import choose_execution
+from simclr_tf.training.execution import choose_execution, print_execution
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 
@@ -87,7 +87,7 @@ def run(config: Config) -> dict[str, Any]:
             "what lies in the folder."
         )
     # Weights are float32 in every checkpoint, whatever precision they were trained in.
-    choose_execution("float32", "false")
+    print_execution(choose_execution("float32", "false"))
     exported, origin = _load_model(config) if config.export_of == "model" else _load_encoder(config)
     folder = _folder(config, origin)
     with (

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # for annotations alone
 
 ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
+GPU_MINUTES = 1.0  # between checkpoints there, if nothing else was asked for
 SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named
 
 
@@ -72,15 +73,16 @@ def plan_steps(config: Config, source: data.Source) -> Plan:
 
 
 def steps_per_execution(run: assembly.Run, plan: Plan) -> int:
-    """Returns the steps that run without coming back to Python; prints where fewer than asked."""
+    """Returns the steps that run without coming back to Python; prints them where several."""
     asked = run.config.steps_per_execution
     if run.strategy is not None:  # its batches do not end, so the last execution would not either
         if asked > 1:
             print("1 step per execution: a strategy takes its steps one by one")
         return 1
     chosen = choose_steps_per_execution(asked, plan.steps_per_epoch)
-    if chosen < asked:
-        print(f"{chosen} steps per execution: no more up to {asked} divide {plan.steps_per_epoch}")
+    if chosen > 1:
+        rest = plan.steps_per_epoch % chosen
+        print(f"{chosen} steps per execution{f', {rest} in the last of an epoch' if rest else ''}")
     return chosen
 
 
@@ -184,6 +186,7 @@ def train(
         run.folder,
         variables if run.leads else {},
         every_epochs=config.save_every_epochs,
+        every_minutes=_minutes_between_checkpoints(config),
         steps_per_epoch=plan.steps_per_epoch,
         check=finite.check,
     )
@@ -216,6 +219,14 @@ def train(
     if first_step >= plan.last_step:
         return run.folder.known("images_per_second")
     return round(progress.images_per_second, 1)
+
+
+def _minutes_between_checkpoints(config: Config) -> float:
+    """Returns the least minutes between two epochs' checkpoints: on a GPU an epoch may be short."""
+    chosen = (
+        bool(tf.config.list_physical_devices("GPU")) and "save_every_epochs" not in config.given
+    )
+    return config.save_every_minutes or (GPU_MINUTES if chosen else 0.0)
 
 
 def _name_slow_saving(config: Config, saving: float, training: float) -> None:

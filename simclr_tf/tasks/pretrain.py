@@ -30,6 +30,7 @@ from simclr_tf.training.checkpoints import (
     numbered_variables,
 )
 from simclr_tf.training.distribution import count_replicas, distribute, scope_of
+from simclr_tf.training.execution import Execution
 from simclr_tf.training.simclr import SimCLR
 from simclr_tf.training.tensorboard import show_picture
 
@@ -43,7 +44,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
     """
-    with assembly.start_run(config, strategies=("mirrored", "multiworker")) as run:
+    with assembly.start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run:
         return _pretrain(run)
 
 
@@ -69,7 +70,9 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     )
     if run.execution.augment_on_device:
         check_held(train)
-    loss = NTXent(config.temperature, similarity=config.similarity)
+    loss = NTXent(
+        config.temperature, similarity=config.similarity, compiles=run.execution.xla_parts
+    )
     model = _compile_model(run, plan, loss, size, checkpoint)
     variables = _all_variables(model)
     monitor = _make_monitor(config, splits, size)
@@ -188,9 +191,7 @@ def _compile_model(
     checkpoint: pathlib.Path | None,
 ) -> SimCLR:
     """Builds the model where the run's strategy wants it, ready for `fit`."""
-    augment = None
-    if run.execution.augment_on_device:
-        augment = functools.partial(augmentation.make_views, size=size, dtype=run.execution.views)
+    augment = _view_maker(run.execution, size) if run.execution.augment_on_device else None
     with scope_of(run.strategy):
         model = _build_model(run.config, augment, checkpoint)
         model.compile(
@@ -200,6 +201,21 @@ def _compile_model(
             steps_per_execution=fitting.steps_per_execution(run, plan),
         )
     return model
+
+
+def _view_maker(execution: Execution, size: tuple[int, int]) -> Callable[..., Any]:
+    """Returns (images, packed draw) -> two views, for a training step."""
+
+    def augment(images: tf.Tensor, packed: dict[str, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+        return augmentation.make_views(
+            images,
+            augmentation.unpack_draw(packed),
+            size,
+            execution.views,
+            compiles=execution.xla_parts,
+        )
+
+    return augment
 
 
 def _all_variables(model: SimCLR) -> Variables:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from simclr_tf.tasks.encoders import normalization
 from simclr_tf.tasks.same_images import check_same_images
 from simclr_tf.training import distribution
 from simclr_tf.training.checkpoints import Variables, read_arrays, restore, step_of
+from simclr_tf.training.execution import choose_precision
 from simclr_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:  # for annotations alone
@@ -29,6 +31,7 @@ FREE_ON_RESUME = (
     "finetune_save_path",
     "keep_checkpoints",
     "save_every_epochs",
+    "save_every_minutes",
     "eval_every_epochs",
     "log_every_steps",
     "data_service",
@@ -126,6 +129,46 @@ def _resume(folder: RunFolder, variables: Variables, plan: fitting.Plan | None) 
     return step
 
 
+def decide_precision(config: Config) -> Config:
+    """Returns the settings with `precision` decided: that of the run that is resumed, else what the
+    device does best. It is printed where the two differ.
+
+    Raises:
+        UserError: The run did not write its own down, and it was none that this device chooses.
+    """
+    chosen = choose_precision(config.precision)
+    if config.resume and config.precision == "auto":
+        folder = RunFolder(config.save_path)
+        began = _precision_of(folder)
+        if began == "auto" and chosen == "mixed_float16":
+            raise UserError(
+                f"Expected the precision that the run in {folder.path} began with, which it did "
+                "not write down, got --precision=auto, which is mixed_float16 on this device and "
+                "was not there. Pass --precision=mixed_bfloat16, what GPUs of compute capability 8 "
+                "and up and some CPUs choose, or --precision=float32."
+            )
+        if began not in ("auto", chosen):
+            print(f"goes on in {began}, as the run began; this device would choose {chosen}")
+            chosen = began
+    return config.replace(precision=chosen)
+
+
+def _precision_of(folder: RunFolder) -> str:
+    """Returns the precision that a run computes in, "auto" where it cannot be told.
+
+    Version 0.1.0 wrote its choice into results.json alone, once it was finished. A journal tells
+    loss scaling, and so float16, by a column of its own.
+    """
+    settings = folder.settings() or {}
+    precision = str(settings.get("precision", "auto"))
+    if precision != "auto":
+        return precision
+    with contextlib.suppress(UserError):  # a broken file tells nothing; it is written anew
+        precision = str(folder.results().get("precision", "auto"))
+    scaled = precision == "auto" and "skipped_steps" in folder.journal_columns()
+    return "mixed_float16" if scaled else precision
+
+
 def name_initial_weights(run: assembly.Run, checkpoint: pathlib.Path | None) -> str:
     """Returns where a run's first weights are from, as results.json and model.json name it.
 
@@ -160,6 +203,8 @@ def check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None
             "the run began with."
         )
     began = OLDER | began
+    if began["precision"] == "auto":  # version 0.1.0 did not write down what it meant
+        began["precision"] = now["precision"]
     for each in (began, now):
         each["normalize_input"] = normalization(str(each["normalize_input"]))
     changed = [

@@ -46,19 +46,10 @@ _LOST_WORKER = (
 
 
 def choose_strategy() -> str:
-    """Returns what "auto" means here.
-
-    "multiworker" where TF_CONFIG names several workers, "mirrored" where there are several GPUs,
-    else "none".
+    """Returns what "auto" means here: "multiworker" where TF_CONFIG names several workers, else
+    "none", also beside several GPUs, on which training together has not been measured.
     """
-    if len(worker_addresses()) > 1:
-        return "multiworker"
-    return "mirrored" if len(tf.config.list_physical_devices("GPU")) > 1 else "none"
-
-
-def count_devices() -> int:
-    """Returns the devices that "mirrored" trains on."""
-    return len(_own_devices())
+    return "multiworker" if len(worker_addresses()) > 1 else "none"
 
 
 def _own_devices() -> list[tf.config.LogicalDevice]:

@@ -67,9 +67,7 @@ def prefetch_to_gpu(batches: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def choose_steps_per_execution(asked: int, steps_per_epoch: int) -> int:
-    """Returns how many steps to run at a time: the largest divisor of an epoch's up to `asked`.
-
-    Keras would run the last execution of an epoch whole, and so into the next epoch's batches.
+    """Returns how many steps to run at a time; what is left of an epoch is one more execution.
 
     Args:
         asked: At most so many; 0: `GPU_STEPS` on a GPU, which would wait for Python between short
@@ -77,8 +75,70 @@ def choose_steps_per_execution(asked: int, steps_per_epoch: int) -> int:
         steps_per_epoch: Steps of a whole epoch.
     """
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    most = min(asked or (GPU_STEPS if on_gpu else 1), steps_per_epoch)
-    return max(n for n in range(1, most + 1) if steps_per_epoch % n == 0)
+    return min(asked or (GPU_STEPS if on_gpu else 1), steps_per_epoch)
+
+
+class StepLoop:
+    """Runs some steps of a model without a strategy: what Keras calls its train function.
+
+    Keras' own runs `steps_per_execution` of them at each call, and so at the end of an epoch those
+    of the next one, too. The steps are traced, and compiled, once for all numbers of them.
+
+    Attributes:
+        steps: int32 scalar, how many steps the next call runs.
+    """
+
+    def __init__(self, model: keras.Model) -> None:
+        with tf.device("/CPU:0"):  # where the loop looks at it
+            self.steps = tf.Variable(model.steps_per_execution, dtype=tf.int32, trainable=False)
+        step = tf.function(
+            model.train_step,
+            jit_compile=model.jit_compile,
+            reduce_retracing=True,
+            autograph=False,
+        )
+
+        @tf.function(reduce_retracing=True, autograph=False)
+        def run(iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
+            def next_step(done: tf.Tensor) -> tf.Tensor:
+                step(iterator.get_next())
+                return done + 1
+
+            tf.while_loop(lambda done: done < self.steps, next_step, [tf.constant(0)])
+            return model.get_metrics_result()
+
+        self._run = run
+
+    def __call__(self, iterator: tf.data.Iterator) -> dict[str, tf.Tensor]:
+        return self._run(iterator)
+
+
+class Executions(keras.callbacks.Callback):
+    """Has the last execution of an epoch run the steps that are left of it, and no more.
+
+    Does nothing where steps run one at a time.
+
+    Args:
+        steps: Steps of each epoch it sees.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+
+    def on_train_begin(self, logs: Logs = None) -> None:
+        several = self.model.steps_per_execution > 1
+        if several and not isinstance(self.model.train_function, StepLoop):
+            self.model.train_function = StepLoop(self.model)
+
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
+        if isinstance(self.model.train_function, StepLoop):
+            left = self.steps - batch
+            self.model.train_function.steps.assign(min(self.model.steps_per_execution, left))
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        if isinstance(self.model.train_function, StepLoop):  # for a `fit` without this callback
+            self.model.train_function.steps.assign(self.model.steps_per_execution)
 
 
 def fit_steps(
@@ -96,22 +156,14 @@ def fit_steps(
     A run that begins or ends within an epoch has a shorter first or last one.
 
     Args:
-        model: Compiled; where with `steps_per_execution`, with a divisor of `steps_per_epoch`.
+        model: Compiled, under a strategy with 1 step per execution.
         batches: (first, last) -> the batches of those steps.
         first_step, last_step: First included, last not.
         steps_per_epoch: Steps of a whole epoch.
         callbacks: Keras callbacks; they see the epoch's own number and `model.trained_steps`, and a
             step's metrics as tensors.
         **fit_arguments: Further arguments of `model.fit`, such as `validation_data`.
-
-    Raises:
-        ValueError: The epochs are no multiple of `steps_per_execution`.
     """
-    if steps_per_epoch % model.steps_per_execution:
-        raise ValueError(
-            f"Expected steps_per_execution to divide the {steps_per_epoch} steps of an epoch, got "
-            f"{model.steps_per_execution}. Pass what `choose_steps_per_execution` returns."
-        )
     step = first_step
     while step < last_step and not model.stop_training:
         epoch, within = divmod(step, steps_per_epoch)
@@ -125,12 +177,12 @@ def fit_steps(
             # Keras warns that it leaves the order of a data set alone, which is what is wanted.
             warnings.filterwarnings("ignore", message=".*shuffle=True.*")
             model.fit(
-                prefetch_to_gpu(batches(step, step + epochs * steps)),
+                prefetch_to_gpu(_of_unknown_length(batches(step, step + epochs * steps))),
                 initial_epoch=epoch,
                 epochs=epoch + epochs,
                 steps_per_epoch=steps,
                 callbacks=UnreadLogs(
-                    [CountSteps(steps), *callbacks],
+                    [Executions(steps), CountSteps(steps), *callbacks],
                     add_history=True,
                     model=model,
                     epochs=epoch + epochs,
@@ -141,3 +193,13 @@ def fit_steps(
                 **fit_arguments,
             )
         step += epochs * steps
+
+
+def _of_unknown_length(batches: tf.data.Dataset) -> tf.data.Dataset:
+    """Hides how many batches there are from Keras.
+
+    It counts the last execution of each epoch as a whole one, and would end the training where so
+    many batches are used up.
+    """
+    known = isinstance(batches, tf.data.Dataset) and batches.cardinality() > 0
+    return batches.filter(lambda *_: True) if known else batches

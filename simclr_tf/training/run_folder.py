@@ -166,6 +166,14 @@ class RunFolder:
         row = self.rows[-1] if self.rows else {}
         return {name: value for name, value in row.items() if _is_number(value)}
 
+    def journal_columns(self) -> list[str]:
+        """Returns the columns of `metrics.csv`; none where there is no such file."""
+        path = self.path / "metrics.csv"
+        if not path.exists():
+            return []
+        with open(path, newline="", errors="replace") as file:
+            return next(csv.reader(file), [])
+
     def results(self) -> dict[str, Any]:
         """Reads `results.json`; a run that is not finished has none.
 

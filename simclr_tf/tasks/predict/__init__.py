@@ -19,7 +19,7 @@ from simclr_tf.tasks.predict.output_folder import OutputFolder
 from simclr_tf.tasks.predict.segmenter import Segmenter
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
 from simclr_tf.tasks.predict.work import Work
-from simclr_tf.training.execution import choose_execution
+from simclr_tf.training.execution import choose_execution, print_execution
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
 
@@ -64,6 +64,7 @@ def _predict(
 ) -> dict[str, Any]:
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
+    print_execution(execution)
     source = _load_source(config.replace(channels=trained.config.channels))
     model = build_model(trained)
     print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,8 @@ class Journal(keras.callbacks.Callback):
 class SaveCheckpoints(keras.callbacks.Callback):
     """Saves after every few epochs, at the end, and at once when the process is told to stop.
 
+    Where an epoch takes longer than `LONGEST_MINUTES` it saves within it, too.
+
     On SIGINT (Ctrl-C) or SIGTERM the step in hand is finished and saved, then KeyboardInterrupt is
     raised: the run can be resumed from exactly there. At the end of an epoch its evaluation is
     finished first, so that its line of the journal is not lost. A second signal raises at once.
@@ -46,9 +49,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
         folder: The run's folder.
         variables: What is saved.
         every_epochs: Epochs between two checkpoints.
+        every_minutes: Least minutes between two: an epoch that ends sooner is passed over.
         steps_per_epoch: Steps of a whole epoch.
         check: Raises where the variables are not to be saved.
     """
+
+    LONGEST_MINUTES = 30.0  # that a crash may cost
 
     def __init__(
         self,
@@ -57,17 +63,20 @@ class SaveCheckpoints(keras.callbacks.Callback):
         *,
         every_epochs: int,
         steps_per_epoch: int,
+        every_minutes: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
         self.folder = folder
         self.variables = variables
         self.every_epochs = every_epochs
+        self.every_minutes = every_minutes
         self.steps_per_epoch = steps_per_epoch
         self.check = check
         self._told_to_stop = False
         self._handlers: dict[int, Any] = {}
         self._saved = -1
+        self._last_time = time.monotonic()
         self._so_far: tuple[int, Arrays] = (-1, {})  # a step within an epoch, and its means
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -85,19 +94,25 @@ class SaveCheckpoints(keras.callbacks.Callback):
         os.write(2, b"\nstops after this step, or this evaluation; once more stops at once\n")
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        """Goes on with the means of an epoch that is taken up where another run left it."""
+        """Goes on with the means of an epoch that is taken up where another run left it.
+
+        Of several workers the leader alone has the file.
+        """
         step = self.model.trained_steps
         # Not the newest, which may be a damaged one that was passed by.
         path = self.folder.checkpoints.path_of(step)
-        spread = spans_workers(self.model.distribute_strategy)  # the leader alone has the file
-        if step % self.steps_per_epoch and path.exists() and not spread:
+        if step % self.steps_per_epoch and path.exists() and not self._spans_workers():
             arrays, metrics = read_arrays(path), self._epoch_metrics()
             if metrics.keys() == {name for name in arrays if name.startswith("epoch/")}:
                 restore(metrics, arrays, str(path))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        if self._told_to_stop and batch + 1 < self.params["steps"]:
+        if batch + 1 >= self.params["steps"]:
+            return  # what is saved at an epoch's end has its evaluation and its line in the journal
+        if self._told_to_stop:
             self._stop()
+        if self._minutes() > self.LONGEST_MINUTES and not self._spans_workers():
+            self.save()
 
     def on_test_begin(self, logs: Logs = None) -> None:
         self._keep_so_far()  # validation counts in the same metrics, from 0
@@ -105,7 +120,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._told_to_stop:
             self._stop()
-        if self.model.trained_steps % (self.every_epochs * self.steps_per_epoch) == 0:
+        due = self.model.trained_steps % (self.every_epochs * self.steps_per_epoch) == 0
+        if due and self._minutes() >= self.every_minutes:
             self.save()
 
     def on_train_end(self, logs: Logs = None) -> None:
@@ -123,6 +139,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
             so_far = self._so_far[1] if step % self.steps_per_epoch and self.variables else {}
             self.folder.checkpoints.save({**self.variables, **so_far}, step=step)
             self._saved = step
+            self._last_time = time.monotonic()
 
     def restore_handlers(self) -> None:
         """Hands the signals back; Keras tells no callback of a training that ends with an error."""
@@ -135,12 +152,19 @@ class SaveCheckpoints(keras.callbacks.Callback):
         raise KeyboardInterrupt(f"step {self._saved} is saved")
 
     def _keep_so_far(self) -> None:
-        if spans_workers(self.model.distribute_strategy):
+        if self._spans_workers():
             return  # to read a metric, all workers would have to meet: one told to stop is alone
         step = self.model.trained_steps
         if step % self.steps_per_epoch and step != self._so_far[0]:
             metrics = self._epoch_metrics().items()
             self._so_far = step, {name: np.asarray(metric) for name, metric in metrics}
+
+    def _minutes(self) -> float:
+        """Returns the minutes since the last checkpoint, or the beginning."""
+        return (time.monotonic() - self._last_time) / 60
+
+    def _spans_workers(self) -> bool:
+        return spans_workers(self.model.distribute_strategy)
 
     def _epoch_metrics(self) -> Variables:
         metrics = [variable for metric in self.model.metrics for variable in metric.variables]
