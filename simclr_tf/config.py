@@ -533,6 +533,16 @@ class Config:
         """The name of the setting that chooses the run folder of this task."""
         return "pretrain_save_path" if self.task == "pretrain" else "finetune_save_path"
 
+    def flags(self) -> frozenset[str]:
+        """Returns the names of the settings that were given by flag, not by a YAML file.
+
+        With a file, which of both gave one shows in `words` alone.
+        """
+        if not self.config:
+            return self.given
+        typed = {word.partition("=")[0] for word in self.words}
+        return frozenset(n for n in self.given if not typed.isdisjoint((f"--{n}", f"--no-{n}")))
+
     def replace(self, **changes: object) -> Config:
         """Returns a copy with some settings changed; `given` and `words` stay."""
         return dataclasses.replace(self, **_put_over(vars(self), read_all(SETTINGS, changes)))

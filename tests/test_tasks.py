@@ -429,7 +429,8 @@ def test_mistakes_have_one_clear_line(pictures, lists, tmp_path, capsys):
     blocked.write_text("")
     run = f"--pretrain_save_path={tmp_path / 'p'}"
     pre = ["--task=pretrain", run, *TINY]
-    cla = ["--task=classification", run, f"--finetune_save_path={tmp_path / 'f'}", "--batch_size=4"]
+    cla = ["--task=classification", "--init_weights=none", "--batch_size=4"]
+    cla.append(f"--finetune_save_path={tmp_path / 'f'}")
     cases = {
         "nothing.txt": [*pre, f"--train_file_path={tmp_path / 'nothing.txt'}"],
         "missing.txt line 1": [*pre, f"--train_file_path={missing}"],
@@ -504,7 +505,8 @@ def test_numbers_that_are_not_finite_stop_and_leave_no_checkpoint(pictures, tmp_
     assert "Expected a finite loss" in error and "at step 1," in error
     assert "learning rate of 3.125e+28" in error and "--warmup_epochs" in error
     assert not Checkpoints(tmp_path / "checkpoints").files()
-    assert classify(tmp_path / "classes", tmp_path, pictures, *DIVERGING) == 2
+    flags = (*DIVERGING, "--init_weights=none")
+    assert classify(tmp_path / "classes", tmp_path, pictures, *flags) == 2
     error = capsys.readouterr().err
     assert "Expected a finite loss" in error and "learning rate of 1e+30" in error
     assert not Checkpoints(tmp_path / "classes/checkpoints").files()

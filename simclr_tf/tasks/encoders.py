@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 from typing import Any
 
 import keras
@@ -17,6 +18,12 @@ from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.run_format import OLDER
 from simclr_tf.settings import read_all, show
+from simclr_tf.tasks.missing_run import (
+    missing_pretraining,
+    names_pretraining,
+    spell_runs_near,
+    what_is_there,
+)
 from simclr_tf.training.checkpoints import (
     Checkpoints,
     is_held,
@@ -121,14 +128,16 @@ def pretrained_source(config: Config) -> pathlib.Path | None:
         found = RunFolder(path).checkpoints.newest_held()
         if found is None:
             raise UserError(
-                f"Expected a run folder with checkpoints at --init_weights={path}, got none. "
-                "Pass the folder of a pre-training run or a file of weights."
+                f"Expected a run folder with checkpoints at --init_weights={path}, got none."
+                f"{spell_runs_near(path)} Pass the folder of a pre-training run or a file of "
+                "weights."
             )
         return found
     if not path.exists() and not is_held(path):
         raise UserError(
-            f"Expected a file or run folder at --init_weights={path}, got nothing. "
-            "Correct the path, or pass --init_weights=none to start from random weights."
+            f"Expected a file or run folder at --init_weights={path}, got nothing."
+            f"{spell_runs_near(path)} Correct the path, or pass --init_weights=none to start from "
+            "random weights."
         )
     check_suffix(path)
     return path
@@ -139,8 +148,16 @@ def initial_weights(config: Config, own: Checkpoints) -> pathlib.Path | None:
 
     A run that is resumed takes its own, which hold its encoder: those it began with may have been
     moved, or trained on, since.
+
+    Raises:
+        UserError: The user named a run that is not there, or weights that are not.
     """
-    return own.newest_good() if config.resume else pretrained_source(config)
+    if config.resume:
+        return own.newest_good()
+    checkpoint = pretrained_source(config)
+    if checkpoint is None and names_pretraining(config):
+        raise missing_pretraining(config)
+    return checkpoint
 
 
 def required_source(config: Config) -> pathlib.Path | None:
@@ -151,10 +168,7 @@ def required_source(config: Config) -> pathlib.Path | None:
     """
     checkpoint = pretrained_source(config)
     if checkpoint is None and config.init_weights != "none":
-        raise UserError(
-            f"Expected a pre-training run in {config.pretrain_save_path}, got no checkpoint there. "
-            "Run --task=pretrain first, or pass --init_weights=none for a random encoder."
-        )
+        raise missing_pretraining(config)
     return checkpoint
 
 
@@ -232,13 +246,33 @@ def prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Mo
     """
     encoder = build_encoder(config)
     if checkpoint is None:
-        print("encoder: random weights (no pre-training run was given or found)", flush=True)
+        _name_random_weights(config)
     else:
         load_encoder_weights(encoder, checkpoint)
-        print(f"encoder: weights of {checkpoint}", flush=True)
+        folder = None if config.resume else _run_of(checkpoint)
+        task = folder.task() if folder else None
+        other = "" if task in (None, "pretrain") else f", a run of --task={task}"
+        print(f"encoder: weights of {checkpoint}{other}", flush=True)
     # Frozen layers run their BatchNorm on its running statistics and leave those alone.
     encoder.trainable = not config.freeze
     return encoder
+
+
+def _name_random_weights(config: Config) -> None:
+    """Prints that the encoder has random weights; warns of frozen ones that nobody asked for."""
+    if config.init_weights == "none":
+        print("encoder: random weights, as --init_weights=none asks", flush=True)
+        return
+    print("encoder: random weights (no pre-training run was given or found)", flush=True)
+    if config.freeze:
+        path = pathlib.Path(config.pretrain_save_path)
+        print(
+            f"warning: a random encoder is frozen: expected a pre-training run in {path}, got "
+            f"{what_is_there(path)}.{spell_runs_near(path)} Run --task=pretrain first, or pass "
+            "--init_weights=none to ask for it",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:

@@ -17,6 +17,7 @@ from simclr_tf.interop.plain import folded_head
 from simclr_tf.interop.saving import NAMES, Exported, save
 from simclr_tf.tasks import encoders, predict
 from simclr_tf.tasks.disk import naming_the_way_on
+from simclr_tf.tasks.missing_run import spell_runs_near
 from simclr_tf.training.execution import choose_execution, print_execution
 from simclr_tf.training.folder_lock import hold_folder
 from simclr_tf.training.run_folder import RunFolder
@@ -124,9 +125,10 @@ def _load_encoder(config: Config) -> tuple[Exported, Origin]:
     """Builds the encoder of `init_weights`."""
     checkpoint = encoders.pretrained_source(config)
     if checkpoint is None:
+        path = pathlib.Path(config.pretrain_save_path)
         raise UserError(
-            "Expected a trained encoder to export, got none in "
-            f"{config.pretrain_save_path}. Run --task=pretrain first, pass a run or a file of "
+            f"Expected a trained encoder to export, got none in {path}.{spell_runs_near(path)} "
+            "Run --task=pretrain first, pass a run or a file of "
             "weights as --init_weights, or --export_of=model for a classification or segmentation."
         )
     trained = encoders.settings_of(checkpoint)

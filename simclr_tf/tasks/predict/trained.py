@@ -13,6 +13,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.tasks import assembly, encoders
+from simclr_tf.tasks.missing_run import spell_runs_near
 from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
 from simclr_tf.training.run_folder import SIZE_FACTS, RunFolder
 
@@ -96,8 +97,8 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
         "no config.yaml of a run" if task is None else f"one of --task={task} in its config.yaml"
     )
     raise UserError(
-        f"Expected a run of {' or '.join(TASKS)} in {path}, got {found}. Pass the folder "
-        "of such a run as --finetune_save_path or --init_weights."
+        f"Expected a run of {' or '.join(TASKS)} in {path}, got {found}.{spell_runs_near(path)} "
+        "Pass the folder of such a run as --finetune_save_path or --init_weights."
     )
 
 
