@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import simclr_tf
-from simclr_tf.cli import meaning_of
-from simclr_tf.config import SETTINGS
+from simclr_tf.cli import meaning_of, spell_tasks
+from simclr_tf.config import READ_BY, SETTINGS
 from simclr_tf.settings import show
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +33,8 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 def settings() -> Iterator[str]:
     """Yields a table of the settings of each group."""
     for group, fields in itertools.groupby(SETTINGS.values(), lambda f: f.metadata["group"]):
-        yield f"\n## {group.capitalize()}\n\n| flag | default | meaning |\n|---|---|---|"
+        yield f"\n## {group.capitalize()}\n\nRead by {spell_tasks(READ_BY[group])}.\n"
+        yield "| flag | default | meaning |\n|---|---|---|"
         for field in fields:
             default = show(field.default)
             meaning = "<br>".join(meaning_of(field)).replace("|", r"\|")

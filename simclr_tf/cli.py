@@ -21,10 +21,12 @@ from simclr_tf.config import (
     DATA_PRESETS,
     FROZEN_PRESET,
     PRESETS,
+    READ_BY,
     SETTINGS,
     TASKS,
     WITHOUT_CHECKPOINTS,
     Config,
+    tasks_of,
 )
 from simclr_tf.errors import OutOfMemoryError, UserError
 from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
@@ -106,12 +108,15 @@ def describe() -> str:
     """Returns a table of every setting: flag, default, meaning, allowed values and presets."""
     blocks = []
     for group, fields in itertools.groupby(SETTINGS.values(), lambda f: f.metadata["group"]):
-        blocks.append("\n".join([group.upper(), *map(_describe_setting, fields)]))
+        head = f"{group.upper()}, read by {spell_tasks(READ_BY[group])}"
+        blocks.append("\n".join([head, *map(_describe_setting, fields)]))
     return "\n\n".join(blocks)
 
 
 def meaning_of(field: dataclasses.Field) -> list[str]:
-    """Returns a setting's meaning with the allowed values, then each value that presets give it."""
+    """Returns a setting's meaning with the allowed values, what reads it where
+    that is not what reads its group, then each value that presets give it.
+    """
     choices, bounds = field.metadata["choices"], field.metadata["bounds"]
     meaning = field.metadata["help"]
     if choices:
@@ -119,7 +124,27 @@ def meaning_of(field: dataclasses.Field) -> list[str]:
     elif bounds:
         meaning += f" {spell_bounds(bounds).capitalize()}."
     presets = _presets_of(field.name).items()
-    return [meaning, *(f"{value} for {', '.join(places)}." for value, places in presets)]
+    said = [meaning, *_spell_readers(field)]
+    return said + [f"{value} for {', '.join(places)}." for value, places in presets]
+
+
+def spell_tasks(tasks: Sequence[str]) -> str:
+    """Puts the tasks that read a setting, or a group of them, into words."""
+    others = [task for task in TASKS if task not in tasks]
+    if not others:
+        return "all tasks"
+    few = len(tasks) <= len(others) + 1
+    return ", ".join(tasks) if few else f"all tasks but {', '.join(others)}"
+
+
+def _spell_readers(field: dataclasses.Field) -> list[str]:
+    """Returns a sentence on what a setting is read by, where not by what its group is."""
+    said = []
+    if tasks_of(field) != READ_BY[field.metadata["group"]]:
+        said.append(f"Read by {spell_tasks(tasks_of(field))}.")
+    if field.metadata["needs"]:
+        said.append(f"Read with --{field.metadata['needs']}.")
+    return [" ".join(said)] if said else []
 
 
 class _Parser(argparse.ArgumentParser):
@@ -155,6 +180,9 @@ def _explain_unknown(word: str) -> str:
 
 def _run(config: Config) -> None:
     config.validate()
+    unused = config.unused()
+    if unused:
+        print(f"not used by --task={config.task}: {', '.join(unused)}", flush=True)
     # Defaults for what the task imports; the user's own environment wins.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")

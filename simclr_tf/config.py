@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from simclr_tf.augment.recipe import JITTER_MODES, Recipe
+from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS, Recipe
 from simclr_tf.errors import UserError
 from simclr_tf.plain_yaml import load_yaml
 from simclr_tf.run_format import take_settings
@@ -46,6 +46,24 @@ PRECISIONS = ("auto", "float32", "mixed_float16", "mixed_bfloat16")
 SWITCHES = ("auto", "true", "false")
 TRACKERS = ("none", "wandb", "mlflow")
 FORMATS = ("keras", "saved_model", "safetensors", "onnx", "tflite")
+
+# The tasks that read the settings of a group, where a setting does not say otherwise.
+LEARNING = ("pretrain", "classification", "segmentation")
+WITH_LABELS = ("classification", "segmentation", "evaluate")
+TRAINING = ("pretrain", *WITH_LABELS)  # an evaluation trains classifiers
+READ_BY: dict[str, tuple[str, ...]] = {
+    "task": TASKS,
+    "data": tuple(task for task in TASKS if task != "export"),
+    "model": (*TRAINING, "embed", "export"),
+    "loss": ("pretrain",),
+    "optimiser": TRAINING,
+    "augmentation": (*TRAINING, "check"),
+    "execution": (*TRAINING, "embed", "check"),
+    "run": LEARNING,
+    "evaluation": ("evaluate",),
+    "prediction": ("predict",),
+    "export": ("export",),
+}
 
 # The fields' own defaults are those of pre-training; here stands what each task changes.
 _SUPERVISED: dict[str, Any] = {
@@ -119,7 +137,11 @@ class Config:
     task: str = setting("task", "pretrain", "What to do.", choices=TASKS)
     config: str = setting("task", "", "YAML file with settings; flags win over it.", compare=False)
     seed: int = setting(
-        "task", 0, "Root of everything random: data, draws, weights.", bounds="[0, 2147483647]"
+        "task",
+        0,
+        "Root of everything random: data, draws, weights.",
+        bounds="[0, 2147483647]",
+        tasks=READ_BY["data"],
     )
 
     # -- data --
@@ -148,19 +170,31 @@ class Config:
         "of its folder or the label in a list; an empty group is class 0. Numbers sort as such.",
     )
     input_size: tuple[int, int] = setting(
-        "data", (0, 0), "Height and width images are read at; 0: the data set's own."
+        "data", (0, 0), "Height and width images are read at; 0: the data set's own.", tasks=TASKS
     )
     crop_size: tuple[int, int] = setting(
         "data", (0, 0), "Height and width of the views the encoder sees; 0: the same as input_size."
     )
     num_classes: int = setting(
-        "data", 0, "Number of classes; 0: counted in the data.", bounds="[0, 1000000]"
+        "data",
+        0,
+        "Number of classes; 0: counted in the data.",
+        bounds="[0, 1000000]",
+        tasks=(*TRAINING, "embed", "check"),
     )
     label_fraction: float = setting(
-        "data", 1.0, "Share of the labels to train on, drawn class by class.", bounds="(0, 1]"
+        "data",
+        1.0,
+        "Share of the labels to train on, drawn class by class.",
+        bounds="(0, 1]",
+        tasks=WITH_LABELS,
     )
     val_fraction: float = setting(
-        "data", 0.0, "Share of the training images held back for validation.", bounds="[0, 1)"
+        "data",
+        0.0,
+        "Share of the training images held back for validation.",
+        bounds="[0, 1)",
+        tasks=(*TRAINING, "embed", "check"),
     )
     channels: int = setting(
         "data",
@@ -168,9 +202,14 @@ class Config:
         "Channels of the images: 3, colour; 1, gray; others of npz:FILE alone, and then of each "
         "pixel's colours brightness and contrast are jittered.",
         bounds="[1, 1024]",
+        tasks=(*TRAINING, "embed", "export", "check"),
     )
     cache: str = setting(
-        "data", "auto", "Keep decoded images in memory; auto: where they fit.", choices=SWITCHES
+        "data",
+        "auto",
+        "Keep decoded images in memory; auto: where they fit.",
+        choices=SWITCHES,
+        tasks=(*TRAINING, "embed"),
     )
     skip_bad_images: bool = setting(
         "data",
@@ -190,12 +229,14 @@ class Config:
         -1,
         "Value of the pixels in masks that do not count; -1: all do.",
         bounds="[-1, 255]",
+        tasks=("segmentation", "check"),
     )
     mask_colors: str = setting(
         "data",
         "",
         "Table of the colours in colour-coded masks: a line a class, `red green blue name`; the "
         "first line is class 0.",
+        tasks=("segmentation", "check"),
     )
 
     # -- model --
@@ -210,20 +251,26 @@ class Config:
         "First layers: small (3x3, for small images) or imagenet (7x7 and pooling); auto: by size.",
         choices=("auto", "small", "imagenet"),
     )
-    zdim: int = setting("model", 128, "Width of the projection z.", bounds="[1, inf)")
+    zdim: int = setting(
+        "model", 128, "Width of the projection z.", bounds="[1, inf)", tasks=("pretrain", "embed")
+    )
     projection_hidden: int = setting(
         "model",
         0,
         "Width of the projection head's hidden layers; 0: the encoder's.",
         bounds="[0, inf)",
+        tasks=("pretrain", "embed"),
     )
-    projection_layers: int = setting("model", 2, "Layers of the projection head.", bounds="[1, 4]")
+    projection_layers: int = setting(
+        "model", 2, "Layers of the projection head.", bounds="[1, 4]", tasks=("pretrain", "embed")
+    )
     init_weights: str = setting(
         "model",
         "auto",
         "First weights of the encoder: none (random); auto (the newest checkpoint in "
         "pretrain_save_path, else random); the PATH of a run, or of a .safetensors or .npz file "
         "with torchvision's and timm's names; or keras:ResNet50, keras.applications' for ImageNet.",
+        tasks=(*READ_BY["model"], "predict"),
     )
     normalize_input: str = setting(
         "model",
@@ -238,9 +285,17 @@ class Config:
         "Let the bottlenecks of --model=50 halve the map in their first 1x1 convolution, as Keras' "
         "ResNet50 does; off: in the 3x3.",
     )
-    freeze: bool = setting("model", False, "Train the head only, on fixed features.")
+    freeze: bool = setting(
+        "model",
+        False,
+        "Train the head only, on fixed features.",
+        tasks=("classification", "segmentation"),
+    )
     include_nonlinearity: bool = setting(
-        "model", False, "Put a hidden layer into the classification head; off: it is linear."
+        "model",
+        False,
+        "Put a hidden layer into the classification head; off: it is linear.",
+        tasks=("classification", "evaluate"),
     )
 
     # -- loss --
@@ -253,12 +308,14 @@ class Config:
         0.0,
         "Weight of the Dice loss beside the cross-entropy of pixels.",
         bounds="[0, inf)",
+        tasks=("segmentation",),
     )
     class_weights: str = setting(
         "loss",
         "none",
         "Weights of the classes in the cross-entropy of pixels: none, balanced (rare classes count "
         "more), or K numbers with commas between.",
+        tasks=("segmentation",),
     )
 
     # -- optimiser --
@@ -271,6 +328,7 @@ class Config:
         0.0,
         "Peak learning rate of the encoder where a task trains it with a head; 0: learning_rate.",
         bounds="[0, inf)",
+        tasks=WITH_LABELS,
     )
     lr_scaling: str = setting(
         "optimiser",
@@ -290,6 +348,7 @@ class Config:
         0,
         "Images in memory at a time, a divisor of batch_size; 0: the whole batch.",
         bounds="[0, inf)",
+        tasks=("pretrain",),
     )
 
     # -- augmentation: the defaults stand in augment/recipe.py --
@@ -305,25 +364,44 @@ class Config:
     noise: bool = setting("augmentation", Recipe.noise, "Add Gaussian noise.")
     rotate: bool = setting("augmentation", Recipe.rotate, "Turn about the centre.")
     cutout: bool = setting("augmentation", Recipe.cutout, "Gray out a square.")
-    flip_prob: float = setting("augmentation", Recipe.flip_prob, "Share of images mirrored.")
-    jitter_prob: float = setting("augmentation", Recipe.jitter_prob, "Share of images jittered.")
-    color_prob: float = setting("augmentation", Recipe.color_prob, "Share of images turned gray.")
-    blur_prob: float = setting("augmentation", Recipe.blur_prob, "Share of images blurred.")
-    noise_prob: float = setting("augmentation", Recipe.noise_prob, "Share of images with noise.")
-    rotate_prob: float = setting("augmentation", Recipe.rotate_prob, "Share of images turned.")
+    flip_prob: float = setting(
+        "augmentation", Recipe.flip_prob, "Share of images mirrored.", needs="flip"
+    )
+    jitter_prob: float = setting(
+        "augmentation", Recipe.jitter_prob, "Share of images jittered.", needs="jitter"
+    )
+    color_prob: float = setting(
+        "augmentation", Recipe.color_prob, "Share of images turned gray.", needs="colordrop"
+    )
+    blur_prob: float = setting(
+        "augmentation", Recipe.blur_prob, "Share of images blurred.", needs="blur"
+    )
+    noise_prob: float = setting(
+        "augmentation", Recipe.noise_prob, "Share of images with noise.", needs="noise"
+    )
+    rotate_prob: float = setting(
+        "augmentation", Recipe.rotate_prob, "Share of images turned.", needs="rotate"
+    )
     cutout_prob: float = setting(
-        "augmentation", Recipe.cutout_prob, "Share of images with a square cut out."
+        "augmentation", Recipe.cutout_prob, "Share of images with a square cut out.", needs="cutout"
     )
     strength: float = setting(
         "augmentation",
         Recipe.strength,
         "Colour strength s: brightness, contrast, saturation 0.8 s, hue 0.2 s.",
+        needs="jitter",
     )
     max_rotation: float = setting(
-        "augmentation", Recipe.max_rotation, "Largest angle to either side, degrees."
+        "augmentation",
+        Recipe.max_rotation,
+        "Largest angle to either side, degrees.",
+        needs="rotate",
     )
     crop_area_min: float = setting(
-        "augmentation", Recipe.crop_area_min, "Smallest share of the image that a crop covers."
+        "augmentation",
+        Recipe.crop_area_min,
+        "Smallest share of the image that a crop covers.",
+        needs="crop",
     )
     jitter_mode: str = setting(
         "augmentation",
@@ -335,13 +413,18 @@ class Config:
 
     # -- execution --
     precision: str = setting(
-        "execution", "auto", "Number format of the layers; auto: by device.", choices=PRECISIONS
+        "execution",
+        "auto",
+        "Number format of the layers; auto: by device.",
+        choices=PRECISIONS,
+        tasks=(*READ_BY["execution"], "predict"),
     )
     augment_on: str = setting(
         "execution",
         "auto",
         "Where views are made: host (in the input pipeline) or device (in the training step).",
         choices=("auto", "host", "device"),
+        tasks=("pretrain",),
     )
     xla: str = setting(
         "execution",
@@ -356,6 +439,7 @@ class Config:
         "Steps that run without coming back to Python, at most; what is left of an epoch runs by "
         "itself. 0: 10 on a GPU, 1 on a CPU.",
         bounds="[0, inf)",
+        tasks=TRAINING,
     )
     deterministic: bool = setting(
         "execution",
@@ -368,6 +452,7 @@ class Config:
         "",
         "Addresses grpc://HOST:PORT, commas between, of services that make the views of "
         "pre-training (`python -m simclr_tf.data.service`).",
+        tasks=("pretrain",),
     )
     strategy: str = setting(
         "execution",
@@ -379,10 +464,18 @@ class Config:
     )
 
     # -- run --
-    pretrain_save_path: str = setting("run", "logs/pretrain", "Run folder of pre-training.")
-    finetune_save_path: str = setting("run", "logs/finetune", "Run folder of the other tasks.")
-    resume: bool = setting("run", False, "Go on from the newest checkpoint of the run folder.")
-    overwrite: bool = setting("run", False, "Replace a finished run in the run folder.")
+    pretrain_save_path: str = setting(
+        "run", "logs/pretrain", "Run folder of pre-training.", tasks=READ_BY["model"]
+    )
+    finetune_save_path: str = setting(
+        "run", "logs/finetune", "Run folder of the other tasks.", tasks=TASKS[1:]
+    )
+    resume: bool = setting(
+        "run", False, "Go on from the newest checkpoint of the run folder.", tasks=TASKS
+    )
+    overwrite: bool = setting(
+        "run", False, "Replace a finished run in the run folder.", tasks=TASKS
+    )
     save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
     save_every_minutes: float = setting(
         "run",
@@ -400,9 +493,15 @@ class Config:
     eval_every_epochs: int = setting(
         "run", 5, "Epochs between evaluations; 0: at the end only.", bounds="[0, inf)"
     )
-    log_every_steps: int = setting("run", 10, "Steps between lines of the log.", bounds="[1, inf)")
+    log_every_steps: int = setting(
+        "run", 10, "Steps between lines of the log.", bounds="[1, inf)", tasks=TRAINING
+    )
     max_steps: int = setting(
-        "run", 0, "End after so many optimiser steps in all; 0: no limit.", bounds="[0, inf)"
+        "run",
+        0,
+        "End after so many optimiser steps in all; 0: no limit.",
+        bounds="[0, inf)",
+        tasks=TRAINING,
     )
     histograms: bool = setting(
         "run", False, "Let TensorBoard have the weights' histograms after each evaluation, too."
@@ -416,9 +515,13 @@ class Config:
         "Write settings, epochs and results to Weights & Biases or MLflow, too; each must be "
         "installed and is told where to by its own environment variables.",
         choices=TRACKERS,
+        tasks=READ_BY["execution"],
     )
     preview: bool = setting(
-        "run", False, "Let --task=check draw pictures of the views and their colours."
+        "run",
+        False,
+        "Let --task=check draw pictures of the views and their colours.",
+        tasks=("check",),
     )
 
     # -- evaluation --
@@ -442,22 +545,27 @@ class Config:
         "Run folders that were evaluated, with commas between, to put side by side in one report "
         "instead of evaluating.",
     )
-    with_z: bool = setting("evaluation", False, "Let --task=embed write the projections z too.")
+    with_z: bool = setting(
+        "evaluation", False, "Let --task=embed write the projections z too.", tasks=("embed",)
+    )
     embed_format: str = setting(
         "evaluation",
         "npz",
         "What --task=embed writes features as: arrays (npz) or a table, a row an image (parquet).",
         choices=("npz", "parquet"),
+        tasks=("embed",),
     )
     index: bool = setting(
         "evaluation",
         False,
         "Let --task=embed find the nearest neighbours of the test images and draw them.",
+        tasks=("embed",),
     )
     projector: bool = setting(
         "evaluation",
         False,
         "Let --task=embed write the features for TensorBoard's embedding projector, too.",
+        tasks=("embed",),
     )
 
     # -- prediction --
@@ -542,6 +650,29 @@ class Config:
             return self.given
         typed = {word.partition("=")[0] for word in self.words}
         return frozenset(n for n in self.given if not typed.isdisjoint((f"--{n}", f"--no-{n}")))
+
+    def unused(self) -> list[str]:
+        """Returns the settings given by flag that the task does not read, in their order; in
+        brackets the switch that is missing.
+        """
+        off = {name for name in OPERATIONS if getattr(self, name) is False}
+        if self.task == "classification" and self.freeze and not self.augments_by_name():
+            off = set(OPERATIONS)
+        words = []
+        for name, field in SETTINGS.items():
+            if name not in self.flags():
+                continue
+            if self.task not in tasks_of(field):
+                words.append(f"--{name}")
+            elif field.metadata["needs"] in off:
+                words.append(f"--{name} (without --{field.metadata['needs']})")
+        return words
+
+    def augments_by_name(self) -> bool:
+        """Tells whether an augmentation was asked for: without, a frozen encoder of a
+        classification sees plain images.
+        """
+        return any(getattr(self, name) and name in self.given for name in OPERATIONS)
 
     def replace(self, **changes: object) -> Config:
         """Returns a copy with some settings changed; `given` and `words` stay."""
@@ -649,6 +780,11 @@ SETTINGS: dict[str, dataclasses.Field] = {
 """The fields of Config that are flags, by name."""
 
 _SOURCE = ("dataset", "cifar10", "train_file_path")
+
+
+def tasks_of(field: dataclasses.Field) -> tuple[str, ...]:
+    """Returns the tasks that read a setting."""
+    return field.metadata["tasks"] or READ_BY[field.metadata["group"]]
 
 
 def _put_over(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,8 @@ def setting(
     *,
     choices: Sequence[object] = (),
     bounds: str = "",
+    tasks: Sequence[str] = (),
+    needs: str = "",
     compare: bool = True,
 ) -> Any:
     """Declares a dataclass field that is also a flag and a YAML key.
@@ -34,9 +36,12 @@ def setting(
         help: Its meaning in a sentence or two.
         choices: The allowed values; `folder:PATH` stands for `folder:` and any text.
         bounds: The allowed range as an interval, such as `(0, 1]` or `[2, inf)`.
+        tasks: The tasks that read it; none: those of its group (`config.READ_BY`).
+        needs: The switch without which it is not read.
         compare: Whether two configurations that differ in it count as different.
     """
     metadata = {"group": group, "help": help, "choices": tuple(choices), "bounds": bounds}
+    metadata |= {"tasks": tuple(tasks), "needs": needs}
     return dataclasses.field(default=default, metadata=metadata, compare=compare)
 
 

@@ -120,6 +120,22 @@ def test_an_interrupt_ends_with_130_and_tells_how_to_go_on(task, capsys):
     assert "--resume" in err
 
 
+def test_a_flag_that_does_nothing_is_named_in_a_line_and_is_no_error(task, capsys):
+    task(lambda config: {})
+    assert face.main(["--temperature=0.2", "--dice_weight=1", "--tile_size=64"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("not used by --task=pretrain: --dice_weight, --tile_size\n", "")
+    assert face.main(["--temperature=0.2"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_help_says_which_tasks_read_a_setting():
+    text = " ".join(cli.describe().split())
+    assert "LOSS, read by pretrain" in text and "DATA, read by all tasks but export" in text
+    assert "cross-entropy of pixels. 0 or more. Read by segmentation." in text
+    assert "Largest angle to either side, degrees. Read with --rotate." in text
+
+
 def test_sigterm_ends_a_task_as_ctrl_c_does(task, capsys):
     before = signal.getsignal(signal.SIGTERM)
     task(lambda config: signal.raise_signal(signal.SIGTERM))

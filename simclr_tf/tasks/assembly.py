@@ -299,18 +299,6 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
         )
 
 
-def name_unused(config: Config) -> None:
-    """Prints the flags that were given but are of use in pre-training alone."""
-    given = {
-        "augment_on": config.augment_on == "device",
-        "data_service": bool(config.data_service),
-        "microbatch_size": bool(config.microbatch_size),
-    }
-    names = [f"--{name}" for name, is_given in given.items() if is_given]
-    if names:
-        print(f"for pre-training, not used here: {', '.join(names)}", flush=True)
-
-
 def peak_memory_bytes() -> int:
     """Returns the largest resident size the process has had."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -63,7 +63,7 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     train, test = datasets.train_and_test(config, splits)
     size = datasets.view_size(config, train)
     config = encoders.with_stem(config, size)
-    if config.freeze and not _augments(config):
+    if config.freeze and not config.augments_by_name():
         # Written down, so that --config with this run's settings asks for the same.
         config = config.replace(**dict.fromkeys(OPERATIONS, False))
     run = dataclasses.replace(run, config=config)
@@ -82,7 +82,6 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
         classifier = keras.Sequential([encoder, head], name="classifier")
     plan = fitting.plan_steps(config, train)
     views_dtype = run.execution.views
-    assembly.name_unused(config)
     datasets.name_colour_limits(config)
     problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
@@ -165,7 +164,7 @@ def _state_problem(
     if config.freeze:
         features = embed(encoder, plain(train))
         head.get_layer("normalize").adapt(features)
-    if config.freeze and not _augments(config):
+    if config.freeze and not config.augments_by_name():
         batches = feature_batches(
             features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
         )
@@ -176,11 +175,6 @@ def _state_problem(
         labelled_batches, train, config, size=size, dtype=views_dtype
     )
     return Problem(classifier, batches_of_images, monitor(plain(test)))
-
-
-def _augments(config: Config) -> bool:
-    """A frozen encoder sees plain images unless an augmentation was asked for by name."""
-    return any(getattr(config, n) and n in config.given for n in OPERATIONS)
 
 
 def _report(

@@ -72,13 +72,12 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
     config = encoders.with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(*sources.values())
-    encoder = encoders.prepare_encoder(config, checkpoint)
+    encoder = encoders.prepare_encoder(config.replace(freeze=True), checkpoint)
     head = (
         encoders.load_projection_head(config, encoder.output_shape[-1], checkpoint)
         if config.with_z
         else None
     )
-    assembly.name_unused(config)
     # From here on a run that lay in the folder is gone: what can be refused has been.
     resuming.begin_or_resume(run, {})
     for name in WRITTEN:

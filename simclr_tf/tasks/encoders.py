@@ -318,7 +318,8 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         return config
     adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
     for name, value in adopted.items():
-        if config.with_z and name in config.given and getattr(config, name) != value:
+        asked = config.task == "embed" and config.with_z and name in config.given
+        if asked and getattr(config, name) != value:
             raise UserError(
                 f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
                 f"got {getattr(config, name)}. Leave out --{name}."

@@ -126,7 +126,6 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
     encoder = encoders.prepare_encoder(config, checkpoint)
     model = unet(encoder, len(names))
     plan = fitting.plan_steps(config, parts.train)
-    assembly.name_unused(config)
     datasets.name_colour_limits(config)
     loss = _make_loss(config, parts)
     model.compile(

@@ -25,18 +25,6 @@ from simclr_tf.training.run_folder import RunFolder
 
 __all__ = ["build_model", "output_names", "read_run", "run"]
 
-UNUSED = (
-    "strategy",
-    "xla",
-    "cache",
-    "val_fraction",
-    "num_classes",
-    "label_fraction",
-    "tracker",
-    "profile",
-    "histograms",
-)
-
 
 def run(config: Config) -> dict[str, Any]:
     """Predicts with a trained run and returns what results.json holds.
@@ -103,13 +91,11 @@ def _check_flags(config: Config) -> None:
 
 
 def _name_unused(config: Config, trained: Trained) -> None:
-    """Prints the flags that were given where the run has its own settings."""
+    """Prints the sizes that were given where the run has its own."""
     known = trained.config.task == "segmentation" or trained.view_size is not None
-    names = [*UNUSED, *(("input_size", "crop_size") if known else ())]
-    given = [f"--{name}" for name in names if name in config.given]
-    # With --config=RUN/config.yaml all settings of the run are given.
-    if given and not config.config:
-        print(f"not used here: {', '.join(given)}", flush=True)
+    given = [f"--{name}" for name in ("input_size", "crop_size") if name in config.flags()]
+    if given and known:
+        print(f"not used, as the run has its own: {', '.join(given)}", flush=True)
 
 
 def _output_path(config: Config, trained: Trained) -> pathlib.Path:
