@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # for annotations alone
 ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
 GPU_MINUTES = 1.0  # between checkpoints there, if nothing else was asked for
+HIGH_LARS_RATE = 5.0  # the SimCLR paper's for a batch of 4,096 is 4.8
 SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named
 
 
@@ -66,10 +68,26 @@ def plan_steps(config: Config, source: data.Source) -> Plan:
         + (f"; ends at step {last} (--max_steps)" if last < total else ""),
         flush=True,
     )
+    if config.optimizer == "lars" and peak > HIGH_LARS_RATE:
+        _warn_of_high_rate(config.batch_size, peak)
     schedule = WarmupCosine(peak, warmup_steps=warmup, total_steps=total)
     labels = config.task != "pretrain"
     images = record_of(source, steps_per_epoch=epoch_steps, labels=labels)
     return Plan(epoch_steps, last, schedule, images)
+
+
+def _warn_of_high_rate(batch_size: int, peak: float) -> None:
+    linear, root = (
+        f"{scale_learning_rate(rate, batch_size, scaling):.3g}"
+        for rate, scaling in ((0.3, "linear"), (0.075, "sqrt"))
+    )
+    print(
+        f"warning: a peak learning rate of {peak:.4g} is high for LARS. The SimCLR paper's for "
+        f"--batch_size={batch_size} are {linear} (--learning_rate=0.3 --lr_scaling=linear) and "
+        f"{root} (--learning_rate=0.075 --lr_scaling=sqrt)",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def steps_per_execution(run: assembly.Run, plan: Plan) -> int:
