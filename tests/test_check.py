@@ -101,7 +101,7 @@ def test_shapes_are_counted_and_drawn(run_check, capsys):
         assert sum(results["classes"][split].values()) == count
     assert_drawn(folder)
     out = capsys.readouterr().out
-    assert "shapes (train): 4096 images, 16x16, 10 classes" in out
+    assert "shapes (train): 4,096 images, 16x16, 10 classes" in out
     assert "disc 410" in out
     assert (folder / "config.yaml").exists()
 
@@ -184,7 +184,7 @@ def test_bad_files_may_be_left_out_and_are_counted(run_check, photos, capsys):
     assert results["classes"] == {"train": {"a": 3, "b": 2}}
     assert results["problems"] == {"damaged": 1}
     assert table_of(folder)[0]["severity"] == "warning"
-    assert "1 bad images left out" in capsys.readouterr().out
+    assert "1 bad image left out" in capsys.readouterr().out
 
 
 def test_a_finished_check_is_replaced_only_where_that_was_asked_for(run_check, photos, capsys):

@@ -57,7 +57,7 @@ PIXELS[:, :] //= np.arange(1, 6, dtype=np.uint8)[:, None]  # whose means differ
         (
             files(*EIGHT),
             files(*EIGHT[:7], root="elsewhere"),
-            r"7 images \(began with 8\), 1 steps an epoch \(began with 2\)",
+            r"7 images \(began with 8\), 1 step an epoch \(began with 2\)",
         ),
         (files(*EIGHT), files(*EIGHT[:7], "c/2.png"), "8 as before, but with other names"),
         (files(*EIGHT), files(*EIGHT[::-1]), "other names, order"),

@@ -474,7 +474,7 @@ def test_bad_images_are_left_out_and_counted(tmp_path, capsys):
         flags = ("--skip_bad_images", f"--cache={cache}", "--input_size=16", "--max_steps=1")
         assert pretrain(tmp_path / cache, root, *flags) == 0
         assert "10 images" in (out := capsys.readouterr().out)
-        assert "1 bad images left out" in out
+        assert "1 bad image left out" in out
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.check_copies import Item, compare_copies, keys_of_files, keys_of_images
 from simclr_tf.data.decode import (
     BadFile,
@@ -162,7 +163,7 @@ def untold_labels(splits: Splits) -> Iterator[Problem]:
     """Images to report on that have no labels, where those that are trained on have some."""
     train, test = splits.train, splits.test
     if train.labels is not None and test is not None and test.labels is None:
-        yield Problem("test without labels", test.name, f"{len(test)} images")
+        yield Problem("test without labels", test.name, spell_number(len(test), "image"))
 
 
 def wrong_labels(source: Source, num_classes: int) -> Iterator[Problem]:

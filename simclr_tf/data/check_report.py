@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.files import NAMED
 from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
 
@@ -64,11 +65,6 @@ def spell_counts(problems: Sequence[Problem], *, skip_bad_images: bool = False) 
     found = [problem.severity(skip_bad_images=skip_bad_images) for problem in problems]
     counts = {severity: found.count(severity) for severity in SEVERITIES}
     return ", ".join(spell_number(number, severity) for severity, number in counts.items())
-
-
-def spell_number(number: int, what: str) -> str:
-    """Returns such as "1 error" or "1,200 errors"."""
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def count_kinds(problems: Sequence[Problem]) -> dict[str, int]:

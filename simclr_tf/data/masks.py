@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.decode import open_image, upright
 from simclr_tf.data.lines import read_lines
 from simclr_tf.errors import UserError
@@ -226,7 +227,7 @@ def spell_pixels(chosen: np.ndarray) -> str:
     count = int(chosen.sum())
     if count == 1:
         return f"(1 pixel, at row {row}, column {column})"
-    return f"({count} pixels, the first at row {row}, column {column})"
+    return f"({spell_number(count, 'pixel')}, the first at row {row}, column {column})"
 
 
 def resize_mask_to_fill(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

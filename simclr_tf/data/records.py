@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.files import read_each
 from simclr_tf.data.folders import TEST_FOLDERS, TRAIN_FOLDER
 from simclr_tf.data.members import Container, Member
@@ -67,8 +68,8 @@ def load_records(pattern: str, *, report: Report = refuse) -> Splits:
     rest = [file for split in of_split.keys() - {TRAIN_FOLDER, test} for file in of_split[split]]
     if rest:
         print(
-            f"{len(rest)} files of neither {TRAIN_FOLDER} nor {test} are left out, the first "
-            f"{min(rest)}",
+            f"{spell_number(len(rest), 'file')} of neither {TRAIN_FOLDER} nor {test} "
+            f"{'is' if len(rest) == 1 else 'are'} left out, the first {min(rest)}",
             flush=True,
         )
     train, tested = (_read(of_split[split], report) for split in (TRAIN_FOLDER, test))

@@ -12,6 +12,7 @@ import tensorflow as tf
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size
 from simclr_tf.augment.views import Draw, draw_views, effort, map_draw
+from simclr_tf.counting import spell_number
 from simclr_tf.data.sources import Source
 from simclr_tf.data.tensors import aspects_of_files
 from simclr_tf.errors import UserError
@@ -68,8 +69,9 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
     if batch_size > len(source):
         remedy = f"Pass --batch_size={len(source)} or less."
         raise UserError(
-            f"Expected at most {len(source)} images in a batch, the size of {source.name}, got "
-            f"--batch_size={batch_size}. {remedy if len(source) > 1 else 'Add images.'}"
+            f"Expected at most {spell_number(len(source), 'image')} in a batch, the size of "
+            f"{source.name}, got --batch_size={batch_size}. "
+            f"{remedy if len(source) > 1 else 'Add images.'}"
         )
     return len(source) // batch_size
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 
 import simclr_tf
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.decode import limit_pixels
 from simclr_tf.data.steps import Shard
 from simclr_tf.data.tensors import one_thread_an_operation
@@ -80,7 +81,7 @@ class Run:
         if self.tracking is not None:
             self.tracking.report(results)
         if skipped:
-            print(f"{int(skipped)} steps skipped (float16 overflow)")
+            print(f"{spell_number(int(skipped), 'step')} skipped (float16 overflow)")
         print(f"results in {self.folder.path / 'results.json'}", flush=True)
         return results
 

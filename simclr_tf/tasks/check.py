@@ -19,6 +19,7 @@ from simclr_tf import data, plots
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.arrays import UnreadableArchive
 from simclr_tf.data.check import Checked, check_splits
 from simclr_tf.data.check_arrays import check_npz
@@ -26,7 +27,6 @@ from simclr_tf.data.check_folders import check_folder
 from simclr_tf.data.check_report import (
     count_kinds,
     spell_counts,
-    spell_number,
     spell_problems,
     write_problems,
 )
@@ -89,8 +89,8 @@ def _report(run: assembly.Run) -> dict[str, Any]:
         print(f"\nProblems{f' in {root}' if root else ''}:")
         print(spell_problems(problems, skip_bad_images=skip, root=root), end="\n\n")
     print(
-        f"{checked.read:,} images read: {spell_counts(problems, skip_bad_images=skip)}; all of "
-        f"them in {table}",
+        f"{spell_number(checked.read, 'image')} read: "
+        f"{spell_counts(problems, skip_bad_images=skip)}; all of them in {table}",
         flush=True,
     )
     if errors:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from simclr_tf import data, metrics, plots
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.pipeline import feature_batches, labelled_batches
 from simclr_tf.data.plain import plain_batches
 from simclr_tf.errors import UserError
@@ -191,7 +192,10 @@ def _report(
     plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
     draw_curves(run.folder, CURVES, judged="test")
     accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)
-    print(f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {len(test)} images", flush=True)
+    print(
+        f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {spell_number(len(test), 'image')}",
+        flush=True,
+    )
     return run.finish(
         accuracy=assembly.rounded(accuracy),
         f1_macro=assembly.rounded(f1),

@@ -9,6 +9,7 @@ import numpy as np
 
 from simclr_tf import data
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.check import look_at
 from simclr_tf.data.check_report import spell_problems
 from simclr_tf.data.masks import MaskRules, read_colour_table
@@ -66,8 +67,9 @@ def _look_at_sample(splits: data.Splits, view: tuple[int, int], need_labels: boo
     problems = look_at(splits, view=view, labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
     if errors:
+        do = "does" if len(errors) == 1 else "do"
         raise UserError(
-            f"Expected images that decode, got {len(errors)} in a sample that do not:\n"
+            f"Expected images that decode, got {len(errors)} in a sample that {do} not:\n"
             f"{spell_problems(errors)}\n--task=check reads all of them and lists every problem; "
             "--skip_bad_images goes on without such files."
         )
@@ -130,7 +132,8 @@ def name_colour_limits(config: Config) -> None:
     ]
     if config.channels != 3 and left_out:
         names = " and no ".join(left_out)
-        print(f"{config.channels} channels are no red, green and blue: no {names}", flush=True)
+        channels = "1 channel is" if config.channels == 1 else f"{config.channels} channels are"
+        print(f"{channels} no red, green and blue: no {names}", flush=True)
 
 
 def view_size(config: Config, source: data.Source) -> tuple[int, int]:
@@ -157,10 +160,13 @@ def describe_data(*sources: data.Source | None) -> None:
             "several sizes" if source.image_size is None else "x".join(map(str, source.image_size))
         )
         if source.has_masks:
-            classes = f", masks of {source.num_classes} classes"
+            classes = f", masks of {spell_number(source.num_classes, 'class')}"
         elif source.labels is not None:
-            classes = f", {source.num_classes} classes"
+            classes = f", {spell_number(source.num_classes, 'class')}"
         else:
             classes = ", no labels"
-        left_out = f", {source.skipped} bad images left out" if source.skipped else ""
-        print(f"{source.name}: {len(source)} images, {size}{classes}{left_out}", flush=True)
+        left_out = (
+            f", {spell_number(source.skipped, 'bad image')} left out" if source.skipped else ""
+        )
+        images = spell_number(len(source), "image")
+        print(f"{source.name}: {images}, {size}{classes}{left_out}", flush=True)

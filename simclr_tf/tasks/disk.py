@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
+from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.training.checkpoints import Variables, size_of
 from simclr_tf.training.run_folder import RunFolder
@@ -36,8 +37,8 @@ def check_room(config: Config, folder: RunFolder, variables: Variables) -> None:
     wanted = one * (config.keep_checkpoints + 1)
     if free + held < wanted:
         print(
-            f"warning: {config.keep_checkpoints} checkpoints and one being written take "
-            f"{spell_bytes(wanted)} in {folder.checkpoints.folder}, and there is room for "
+            f"warning: {spell_number(config.keep_checkpoints, 'checkpoint')} and one being written "
+            f"take {spell_bytes(wanted)} in {folder.checkpoints.folder}, and there is room for "
             f"{spell_bytes(free + held)}: make room, or pass a smaller --keep_checkpoints",
             file=sys.stderr,
             flush=True,

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from simclr_tf import data, plots
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.feature_files import FORMATS, check_format, write_columns
@@ -201,7 +202,7 @@ def _write_features(
     path = run.folder.path / _features_of(run.config)
     write_whole(path, lambda partial: write_columns(partial, columns, run.config.embed_format))
     widths = f"h {h.shape[1]} wide" + ("" if z is None else f", z {z.shape[1]} wide")
-    print(f"features of {len(h)} images, {widths}, in {path}", flush=True)
+    print(f"features of {spell_number(len(h), 'image')}, {widths}, in {path}", flush=True)
 
 
 def _write_projector(

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from simclr_tf.config import SETTINGS, Config
+from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
 from simclr_tf.interop.files import check_suffix, read_file
@@ -296,9 +297,10 @@ def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None
     shapes = {path: tuple(variable.shape) for path, variable in foreign.items()}
     restore(foreign, from_torch(found.arrays, shapes, origin), origin)
     print(
-        f"{origin}: {len(found.arrays)} arrays of a ResNet-{found.settings['model']} in "
-        f"torchvision's names{f' after {found.prefix!r}' if found.prefix else ''}, "
-        f"{found.left_aside} others left aside",
+        f"{origin}: {spell_number(len(found.arrays), 'array')} of a "
+        f"ResNet-{found.settings['model']} in torchvision's names"
+        f"{f' after {found.prefix!r}' if found.prefix else ''}, "
+        f"{spell_number(found.left_aside, 'other')} left aside",
         flush=True,
     )
     if found.settings["stem"] == "small":

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from simclr_tf import data
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.steps import Shard, steps_per_epoch
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
@@ -60,11 +61,14 @@ def plan_steps(config: Config, source: data.Source) -> Plan:
     peak = scale_learning_rate(config.learning_rate, config.batch_size, config.lr_scaling)
     warmup = min(int(config.warmup_epochs * epoch_steps), total // 2)
     if warmup < int(config.warmup_epochs * epoch_steps):
-        print(f"warm-up shortened to half of the run: {warmup} steps")
+        print(f"warm-up shortened to half of the run: {spell_number(warmup, 'step')}")
+    scaled = ""
+    if config.lr_scaling != "none":
+        scaled = f" ({config.lr_scaling} scaling of {config.learning_rate:g})"
     print(
-        f"{config.num_epochs} epochs of {epoch_steps} steps, {config.batch_size} images each; "
-        f"{config.optimizer}, peak learning rate {peak:.4g} ({config.lr_scaling} scaling of "
-        f"{config.learning_rate:g}), {warmup} steps of warm-up"
+        f"{spell_number(config.num_epochs, 'epoch')} of {spell_number(epoch_steps, 'step')}, "
+        f"{spell_number(config.batch_size, 'image')} each; {config.optimizer}, "
+        f"peak learning rate {peak:.4g}{scaled}, {spell_number(warmup, 'step')} of warm-up"
         + (f"; ends at step {last} (--max_steps)" if last < total else ""),
         flush=True,
     )

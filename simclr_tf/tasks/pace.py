@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from simclr_tf.counting import spell_number
+
 LINE_SECONDS = 2.0  # between two lines of progress
 
 
@@ -36,7 +38,7 @@ class Pace:
             rate = max(self.images_per_second, 0.01)
             minutes, seconds = divmod(round((self.total - self._done) / rate), 60)
             print(
-                f"{self._done} of {self.total} images  {rate:,.1f} images/s  "
+                f"{self._done} of {spell_number(self.total, 'image')}  {rate:,.1f} images/s  "
                 f"{minutes}:{seconds:02d} left",
                 flush=True,
             )

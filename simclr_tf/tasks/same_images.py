@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.sources import Source
 from simclr_tf.errors import UserError
 from simclr_tf.training.run_folder import RunFolder
@@ -58,8 +59,8 @@ def check_same_images(began: Mapping[str, Any] | None, now: Record, folder: RunF
     if began is None or _is_same(began, now):
         return
     changed = [
-        f"{now[name]} {what} (began with {began.get(name)})"
-        for name, what in (("images", "images"), ("steps_per_epoch", "steps an epoch"))
+        f"{spell_number(now[name], what[0])}{what[1]} (began with {began.get(name)})"
+        for name, what in (("images", ("image", "")), ("steps_per_epoch", ("step", " an epoch")))
         if now[name] != began.get(name)
     ]
     found = ", ".join(changed) or (

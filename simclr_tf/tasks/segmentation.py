@@ -11,6 +11,7 @@ import numpy as np
 
 from simclr_tf import data, metrics, plots
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.files import read_each
 from simclr_tf.data.pipeline import masked_batches
 from simclr_tf.data.plain import plain_masked_batches
@@ -333,7 +334,7 @@ def _judge_test(
     which = "last step" if row is None else f"step {row['step']}, the best on validation"
     print(
         f"mean IoU {chosen.mean_iou:.4f}, pixel accuracy {chosen.pixel_accuracy:.4f} on "
-        f"{len(test)} images ({which}; at the last step {last.mean_iou:.4f})",
+        f"{spell_number(len(test), 'image')} ({which}; at the last step {last.mean_iou:.4f})",
         flush=True,
     )
     ious = metrics.iou_per_class(chosen.matrix)

@@ -13,6 +13,7 @@ import numpy as np
 from simclr_tf import data
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.plain import plain_batches, view_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
@@ -116,7 +117,7 @@ def compute_h(subject: Subject) -> tuple[Features, float]:
         check_finite(features)
     images = len(subject.train) + len(subject.test)
     rate = round(images / (time.monotonic() - started), 1)
-    print(f"features of {images} images, {rate:,.0f} images/s", flush=True)
+    print(f"features of {spell_number(images, 'image')}, {rate:,.0f} images/s", flush=True)
     return h, rate
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from simclr_tf import data
 from simclr_tf.config import Config
+from simclr_tf.counting import spell_number
 from simclr_tf.data.decode import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, datasets
@@ -56,8 +57,9 @@ def _predict(
     source = _load_source(config.replace(channels=trained.config.channels))
     model = build_model(trained)
     print(
-        f"predicts the {len(source)} images of {source.name} with {trained.checkpoint} "
-        f"({trained.config.task}, {len(trained.class_names)} classes)",
+        f"predicts the {spell_number(len(source), 'image')} of {source.name} with "
+        f"{trained.checkpoint} "
+        f"({trained.config.task}, {spell_number(len(trained.class_names), 'class')})",
         flush=True,
     )
     _name_unused(config, trained)

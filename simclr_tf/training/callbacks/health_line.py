@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from simclr_tf.counting import spell_number
 from simclr_tf.losses import NTXent
 from simclr_tf.training.callbacks.knn_monitor import KNNMonitor
 from simclr_tf.training.logs import Logs
@@ -58,7 +59,9 @@ class HealthLine(keras.callbacks.Callback):
             knn = f"kNN accuracy {logs['knn_accuracy']:.3f}"
             parts.append(f"{knn} (k {self.monitor.k}, temperature {self.monitor.temperature})")
         if logs.get("skipped_steps"):
-            parts.append(f"{logs['skipped_steps']} steps skipped (float16 overflow)")
+            parts.append(
+                f"{spell_number(int(logs['skipped_steps']), 'step')} skipped (float16 overflow)"
+            )
         print("  ".join(parts), flush=True)
         for what, is_so in self._judge(logs).items():
             if is_so and what not in self._warned:
