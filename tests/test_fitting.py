@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_docs import commands_of
 
+import main
 from simclr_tf.cli import parse
 from simclr_tf.config import Config
 from simclr_tf.data.sources import Source
-from simclr_tf.tasks import fitting
+from simclr_tf.errors import UserError
+from simclr_tf.tasks import assembly, fitting
+from simclr_tf.training import distribution
+from simclr_tf.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,3 +58,67 @@ def test_the_recipe_of_the_official_code_has_its_head_and_rate():
         config = Config.resolve(config=str(ROOT / "configs" / f"{name}.yaml"))
         assert (config.projection_layers, config.zdim, config.lr_scaling) == (3, 128, "linear")
         assert (config.learning_rate, config.batch_size, config.temperature) == (1.0, 512, 0.5)
+
+
+def run_of(config: Config, tmp_path: Path) -> assembly.Run:
+    return assembly.Run(config, None, RunFolder(tmp_path), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("words", "count", "chosen"),
+    [
+        ("--task=pretrain", 120, 32),
+        ("--task=pretrain", 256, 256),  # as before, though an epoch is one step
+        ("--task=pretrain", 255, 64),
+        ("--task=pretrain", 3, 2),
+        ("--task=pretrain", 2, 2),
+        ("--task=segmentation", 15, 4),
+        ("--task=classification --lr_scaling=linear", 120, 32),
+        ("--task=pretrain --microbatch_size=8", 120, 32),
+        ("--task=pretrain --microbatch_size=64", 120, 64),
+        ("--task=pretrain --microbatch_size=128", 120, 256),  # none fits: refused as one typed is
+        ("--task=pretrain --batch_size=256", 120, 256),
+        ("--task=pretrain", 1, 256),
+    ],
+)
+def test_a_batch_that_nobody_chose_follows_the_number_of_images(
+    words, count, chosen, tmp_path, capsys
+):
+    config = parse([*words.split(), "--dataset=cifar10"])
+    source = source_of(count)
+    fitted = fitting.fit_batch(run_of(config, tmp_path), config, source)
+    assert fitted.batch_size == chosen
+    said = f"batches of {chosen} images: there are {count}, fewer than the {config.batch_size} of"
+    assert (said in capsys.readouterr().out) == (chosen != config.batch_size)
+    if chosen > count:
+        with pytest.raises(UserError, match="in a batch"):
+            fitting.plan_steps(fitted, source)
+    elif "linear" in words:
+        assert fitting.plan_steps(fitted, source).schedule.peak == pytest.approx(1e-3 * 32 / 256)
+
+
+def test_replicas_divide_a_batch_that_nobody_chose(tmp_path, monkeypatch):
+    monkeypatch.setattr(distribution, "count_replicas", lambda strategy: 3)
+    config = parse(["--task=pretrain", "--microbatch_size=4"])
+    fitted = fitting.fit_batch(run_of(config, tmp_path), config, source_of(120))
+    assert fitted.batch_size == 48  # 3 replicas of 4 microbatches of 4
+
+
+@pytest.mark.usefixtures("shallow")
+def test_few_images_pretrain_by_default_and_are_resumed(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "few.npz", x_train=rng.integers(0, 256, (40, 16, 16, 3), np.uint8))
+    flags = [f"--dataset=npz:{tmp_path / 'few.npz'}", f"--pretrain_save_path={tmp_path / 'run'}"]
+    flags += ["--width_multiplier=0.0625", "--zdim=8", "--num_epochs=2", "--precision=float32"]
+    assert main.main([*flags, "--max_steps=3"]) == 0
+    assert "batches of 16 images: there are 40" in capsys.readouterr().out
+    began = RunFolder(tmp_path / "run").settings()
+    assert began is not None and began["batch_size"] == 16
+    assert main.main([*flags, "--resume"]) == 0
+    assert "resumed at step 3" in capsys.readouterr().out
+    np.savez(tmp_path / "few.npz", x_train=rng.integers(0, 256, (90, 16, 16, 3), np.uint8))
+    assert main.main([*flags, "--resume"]) == 2
+    error = capsys.readouterr().err  # of the images, not of a batch that nobody typed
+    assert "90 images (began with 40)" in error and "--batch_size" not in error
+    assert main.main([*flags, "--batch_size=64", "--resume"]) == 2
+    assert "--batch_size=64 (began with 16)" in capsys.readouterr().err

@@ -67,6 +67,7 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     if config.freeze and not config.augments_by_name():
         # Written down, so that --config with this run's settings asks for the same.
         config = config.replace(**dict.fromkeys(OPERATIONS, False))
+    config = fitting.fit_batch(run, config, train)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(train, test)
     num_classes = config.num_classes or train.num_classes

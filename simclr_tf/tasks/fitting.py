@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -51,6 +52,37 @@ class Plan:
     def epochs(self) -> float:
         """Epochs the run takes, a fraction where it ends within one."""
         return self.last_step / self.steps_per_epoch
+
+
+def fit_batch(run: assembly.Run, config: Config, source: data.Source) -> Config:
+    """Returns the settings with a batch that the images fill, where nobody chose one: as large as
+    half of them, so that an epoch has two steps, in powers of 2.
+
+    A run that is resumed goes by the images that it began with.
+
+    Args:
+        run: The run.
+        config: Its settings by now.
+        source: The images that are trained on.
+    """
+    count = len(source)
+    if config.resume:
+        count = int((run.folder.data() or {}).get("images", count))
+    # What the replicas, and each one's microbatches, divide.
+    unit = distribution.count_replicas(run.strategy)
+    if config.task == "pretrain":
+        unit *= config.microbatch_size or 1
+    least = unit if unit > 1 else 2
+    if "batch_size" in config.given or config.batch_size <= count or count < least:
+        return config
+    doublings = int(math.log2(max(count // 2, least) / unit))
+    batch_size = unit * 2**doublings
+    print(
+        f"batches of {spell_number(batch_size, 'image')}: there are {count}, fewer than the "
+        f"{config.batch_size} of the default --batch_size",
+        flush=True,
+    )
+    return config.replace(batch_size=batch_size)
 
 
 def plan_steps(config: Config, source: data.Source) -> Plan:

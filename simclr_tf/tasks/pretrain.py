@@ -58,7 +58,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     splits = datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True)
     train, held_back = _share_out(config, splits)
     size = datasets.view_size(config, train)
-    config = encoders.with_stem(config, size)
+    config = fitting.fit_batch(run, encoders.with_stem(config, size), train)
     run = dataclasses.replace(run, config=config)
     services.check(train)
     datasets.describe_data(train, held_back, splits.test)

@@ -120,7 +120,7 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
         config = encoders.adopt_encoder(config, checkpoint)
     parts = _load_parts(config)
     size = datasets.view_size(config, parts.train)
-    config = encoders.with_stem(config, size)
+    config = fitting.fit_batch(run, encoders.with_stem(config, size), parts.train)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(parts.train, parts.validation, parts.test)
     names = parts.train.class_names
