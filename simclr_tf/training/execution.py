@@ -12,6 +12,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
+from simclr_tf.counting import spell_number
 from simclr_tf.data.tensors import CORES
 from simclr_tf.errors import UserError
 from simclr_tf.training.xla_trial import xla_failure
@@ -144,7 +145,7 @@ def describe_execution(execution: Execution) -> str:
     return (
         f"computes on {execution.device} in {execution.precision}; "
         f"XLA {'on' if execution.xla else 'off'}; "
-        f"{CORES} host thread{'s' * (CORES != 1)}{f', {each} an operation' if each else ''}"
+        f"{spell_number(CORES, 'host thread')}{f', {each} an operation' if each else ''}"
     )
 
 
