@@ -17,7 +17,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import NoReturn
 
-from simclr_tf.config import (
+from simclr_tf import environment
+
+environment.leave_where_incomplete()  # before what needs more than the standard library
+
+from simclr_tf.config import (  # noqa: E402
     DATA_PRESETS,
     FROZEN_PRESET,
     PRESETS,
@@ -28,10 +32,16 @@ from simclr_tf.config import (
     Config,
     tasks_of,
 )
-from simclr_tf.errors import OutOfMemoryError, UserError
-from simclr_tf.settings import is_switch, nearest, show, spell_bounds, spell_flag
+from simclr_tf.errors import OutOfMemoryError, UserError  # noqa: E402
+from simclr_tf.settings import (  # noqa: E402
+    is_switch,
+    nearest,
+    show,
+    spell_bounds,
+    spell_flag,
+)
 
-DONE, WRONG, INTERRUPTED = 0, 2, 130
+DONE, WRONG, INTERRUPTED = 0, environment.WRONG, 130
 
 # A line of TensorFlow's C++ log, before and after it has set up its own format.
 _CHATTER = re.compile(
@@ -293,3 +303,7 @@ def _presets_of(name: str) -> dict[object, list[str]]:
         if name in preset:
             places.setdefault(show(preset[name]), []).append(place)
     return places
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -34,7 +34,7 @@ PURE = {
     "writing",
 }
 FLOORS = (
-    {"errors"},
+    {"environment", "errors"},
     PURE,
     {"data", "models"},  # neither knows the other
     {"evaluation", "interop"},

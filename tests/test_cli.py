@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.metadata
 import os
 import re
 import resource
@@ -14,7 +16,7 @@ from types import ModuleType
 import pytest
 
 import main as face
-from simclr_tf import cli
+from simclr_tf import cli, environment
 from simclr_tf.config import SETTINGS, TASKS, Config
 from simclr_tf.errors import UserError
 
@@ -256,3 +258,62 @@ def test_no_word_ends_in_system_exit(task, capsys):
     task(lambda config: {})
     for word in ("-h", "--version", "--", "-", "", "@file", "--x", "-1", "--seed=-1", "--=", "%s"):
         assert face.main([word]) in (0, 2)
+
+
+PROGRAMS = ["main.py", "config.py", "-m simclr_tf.cli", "-m simclr_tf.data.service"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_without_the_environment_a_program_says_how_to_make_it(program):
+    """`-S`: a Python without packages, as the system's own."""
+    done = python("-S", "-E", *program.split(), "--input_size=96 96")
+    assert done.returncode == cli.WRONG
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: Expected the packages of requirements.txt, got no module ")
+    assert "tensorflow" in line and "yaml" in line and sys.executable in line
+    assert f".venv/bin/python {program} '--input_size=96 96'`." in line
+    assert (ROOT / ".venv/bin/python").exists() or "`make setup`" in line
+    assert not done.stdout
+
+
+def test_an_old_python_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "version_info", (3, 9, 18))
+    monkeypatch.setattr(sys, "orig_argv", ["python3", "main.py", "--task=check"])
+    monkeypatch.setattr(environment, "_ROOT", str(tmp_path))
+    (tmp_path / "requirements.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert environment.find_fault() == (
+        f"Expected Python 3.10 or newer, got 3.9 as {sys.executable}. "
+        "Run `make setup`, then `.venv/bin/python main.py --task=check`."
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "main.py",
+        "config.py",
+        "simclr_tf/__init__.py",
+        "simclr_tf/cli.py",
+        "simclr_tf/environment.py",
+        "simclr_tf/errors.py",
+        "simclr_tf/data/__init__.py",
+        "simclr_tf/data/service.py",
+    ],
+)
+def test_what_is_read_before_the_check_is_read_by_an_old_python(name):
+    ast.parse((ROOT / name).read_text(encoding="utf-8"), feature_version=(3, 7))
+
+
+def test_every_package_looked_for_is_a_requirement():
+    needed = re.findall(r"^[\w-]+", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    homes = importlib.metadata.packages_distributions()
+    for name in environment.PACKAGES:
+        assert {home.lower() for home in homes[name]} & {each.lower() for each in needed}, name
+    oldest = ".".join(map(str, environment.OLDEST_PYTHON))
+    assert f'requires-python = ">={oldest}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_the_command_line_is_a_module_too():
+    done = python("-m", "simclr_tf.cli", "--help")
+    assert done.returncode == 0 and "--task" in done.stdout

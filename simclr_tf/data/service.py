@@ -18,11 +18,13 @@ import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from simclr_tf import environment
 from simclr_tf.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a service until it is interrupted; returns 0 then, 2 where the command is wrong."""
+    environment.leave_where_incomplete()
     try:
         given = _parse(argv)
         # A default for what TensorFlow prints as it starts; the user's own environment wins.
