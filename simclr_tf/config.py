@@ -597,7 +597,10 @@ class Config:
         choices=("encoder", "model"),
     )
     export_path: str = setting(
-        "export", "", "Folder of the export; without it, `export/FORMAT` in the run's folder."
+        "export",
+        "",
+        "Folder that the model and its card are written to; without it, `export/FORMAT` in the "
+        "run's folder. The model in it is called model.FORMAT, a SavedModel saved_model.",
     )
     export_license: str = setting(
         "export", "", "Licence of the weights, such as cc-by-4.0, for the model card."

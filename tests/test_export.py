@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 import re
 import resource
 import subprocess
@@ -17,14 +18,16 @@ from safetensors import safe_open
 from torch_side import in_torch, needs_torch
 
 import main
-from simclr_tf.config import FORMATS, Config
+from simclr_tf.config import FORMATS, SETTINGS, Config
 from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.interop import saving
 from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
 from simclr_tf.tasks import encoders, export
 from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays
 from simclr_tf.training.folder_lock import hold_folder
 
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (24, 32)
 SIX = "0.5 0.4 0.3 0.2 0.3 0.25"
 NAMES = ("ant", "bee", "cow")
@@ -99,6 +102,15 @@ def scaled(images):
 def check_close(got, expected):
     np.testing.assert_allclose(got, expected, atol=1e-5 * max(1, np.abs(expected).max()), rtol=1e-4)
     assert np.ptp(expected, axis=0).max() > 1e-3  # images differ: the comparison says something
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_readme_and_help_name_what_is_written(format):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| `export/{format}/{saving.NAMES[format]}` |" in readme
+    meaning = SETTINGS["export_path"].metadata["help"]
+    assert "model.FORMAT" in meaning and "SavedModel saved_model" in meaning
+    assert saving.NAMES[format] == f"model.{format}" or format == "saved_model"
 
 
 LOAD_ELSEWHERE = """
