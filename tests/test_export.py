@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import sys
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 import tensorflow as tf
 from resnet_reference import features
@@ -18,6 +20,7 @@ from safetensors import safe_open
 from torch_side import in_torch, needs_torch
 
 import main
+from simclr_tf import data
 from simclr_tf.config import FORMATS, SETTINGS, Config
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.interop import saving
@@ -341,6 +344,76 @@ def test_mistakes_end_with_their_remedy(tmp_path, capsys, monkeypatch):
         assert main.main(["--task=export", *flags]) == 2
         assert part in capsys.readouterr().err
     assert not list(tmp_path.rglob("export/*"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Image files as people have them: large, on their side, transparent, gray, odd sizes."""
+    folder = tmp_path_factory.mktemp("files")
+    rng = np.random.default_rng(3)
+
+    def draw(name, height, width, mode="RGB", **options):
+        rough = rng.integers(0, 256, (5, 6, len(mode)), np.uint8).squeeze()
+        sides, smooth = (width, height), PIL.Image.Resampling.BICUBIC
+        planes = [PIL.Image.fromarray(p).resize(sides, smooth) for p in np.atleast_3d(rough).T]
+        noise = rng.normal(0, 25, (len(planes), height, width))
+        pixels = np.clip(np.stack(planes) + noise, 0, 255).astype(np.uint8)
+        whole = PIL.Image.merge(mode, [PIL.Image.fromarray(plane) for plane in pixels])
+        whole.save(folder / name, **options)
+
+    on_its_side = PIL.Image.Exif()
+    on_its_side[0x0112] = 6
+    draw("a_large.jpg", 240, 320, quality=95)
+    draw("b_odd.jpg", 301, 333)
+    draw("c_on_its_side.jpg", 320, 210, exif=on_its_side)
+    draw("d_gray.jpg", 101, 67, "L")
+    draw("e_transparent.png", 70, 90, "RGBA")
+    draw("f_small.png", 15, 20)
+    draw("g_as_it_is.png", *SIZE)
+    return folder
+
+
+def code_of(card):
+    """The Python that a card shows."""
+    (code,) = re.findall(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
+    return code
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("format", ["onnx", "tflite", "keras", "saved_model"])
+def test_the_cards_code_gives_what_predict_gives(format, runs, files, tmp_path, monkeypatch):
+    folder, _ = runs["classification"]
+    out = tmp_path / "out"
+    assert exported(folder, "classification", format, f"--export_path={out}") == 0
+    words = ["--task=predict", f"--dataset=folder:{files}", f"--finetune_save_path={folder}"]
+    words += ["--precision=float32", f"--predict_save_path={tmp_path / 'predicted'}"]
+    assert main.main(words) == 0
+    with open(tmp_path / "predicted/predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    predicted = [dict(pair.split("=") for pair in row["top5"].split("; ")) for row in rows]
+    code = code_of(out / "README.md")
+    named = code.replace('["image.jpg"]', repr([row["path"] for row in rows]))
+    assert named != code
+    monkeypatch.chdir(out)
+    values: dict = {}
+    exec(named, values)
+    odds = tf.nn.softmax(values["outputs"]).numpy()
+    expected = np.array([[float(each[name]) for name in NAMES] for each in predicted])
+    assert len(rows) == 7 and np.ptp(expected, axis=0).max() > 0.02
+    np.testing.assert_allclose(odds, expected, atol=3e-4)  # the table is rounded
+
+
+def test_the_cards_code_reads_files_as_evaluation_does(runs, files, tmp_path):
+    folder, _ = runs["pretrain"]
+    assert exported(folder, "pretrain", "onnx", f"--export_path={tmp_path}") == 0
+    code = code_of(tmp_path / "README.md").partition("images = np.stack")[0]
+    values: dict = {}
+    exec(code, values)
+    source = data.load(f"folder:{files}", need_labels=False).train
+    (ours,) = data.plain_batches(source, batch_size=99, size=SIZE)
+    for path, image in zip(source.paths, 255 * ours.numpy(), strict=True):
+        distance = np.abs(values["read"](path) - image)  # levels
+        assert distance.mean() < 0.05 and distance.max() <= 1.01, (path, distance.max())
 
 
 @needs_torch

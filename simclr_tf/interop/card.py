@@ -31,6 +31,29 @@ interpreter.invoke()
 outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])""",
 }
 
+# As the library reads files: `data.decode.read_windows` of the window that evaluation sees.
+_READ = """\
+import numpy as np
+from PIL import Image, ImageOps
+
+def read(path, height={height}, width={width}):  # an image file -> uint8 [height, width, 3]
+    image = Image.open(path)
+    turned = image.getexif().get(0x0112, 1) > 4  # it is stored on its side
+    size = (height, width) if turned else (width, height)
+    drafted = image.draft(image.mode, size)  # a large JPEG is decoded at 1/2, 1/4 or 1/8
+    sides = drafted[1][2:] if drafted else image.size  # fractions of pixels where these are cut
+    w, h = sides[::-1] if turned else sides
+    image = ImageOps.exif_transpose(image).convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")  # below what is transparent
+    image = Image.alpha_composite(white, image).convert("RGB")
+    scale = min(w / width, h / height)
+    left, top = max(w - scale * width, 0) / 2, max(h - scale * height, 0) / 2
+    centre = (left, top, w - left, h - top)
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, centre))
+
+images = np.stack([read(path) for path in ["image.jpg"]])
+"""
+
 
 def model_card(
     *,
@@ -79,6 +102,11 @@ def model_card(
 def load_code(format: str, file: str, output: str) -> str:
     """Returns Python that loads and calls an export; not for safetensors."""
     return _LOAD[format].format(file=file, output=output)
+
+
+def read_code(size: tuple[int, int]) -> str:
+    """Returns Python that reads files as the library does, for images at `size`, (h, w)."""
+    return _READ.format(height=size[0], width=size[1])
 
 
 def torch_code(

@@ -232,6 +232,9 @@ def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
     else:
         takes = _takes(config, exported, trained)
         code = card.load_code(config.format, name, exported.output)
+        if exported.size and not exported.segments and trained.channels == 3:
+            code = f"{card.read_code(exported.size)}\n{code}"
+            notes.append(_note_on_precision(trained))
     return card.model_card(
         title=title,
         licence=config.export_license,
@@ -265,12 +268,8 @@ def _takes(config: Config, exported: Exported, trained: Config) -> str:
     multiple = exported.multiple(config.format)
     if multiple > 1:
         text += f" Height and width must be multiples of {multiple}."
-    if not exported.segments and exported.size:
-        height, width = exported.size
-        text += (
-            " Bring other images to that size first: `PIL.ImageOps.fit(image, "
-            f"({width}, {height}), PIL.Image.Resampling.BILINEAR)`."
-        )
+    if exported.size and not exported.segments:
+        text += " Others are brought to that size first, as `read` does below."
     return text
 
 
@@ -297,6 +296,14 @@ def _notes(config: Config, exported: Exported, origin: Origin) -> list[str]:
             "class must be your own."
         )
     return notes
+
+
+def _note_on_precision(trained: Config) -> str:
+    task = "predict" if trained.task == "classification" else "embed"
+    return (
+        f"It computes in float32, as `--task={task} --precision=float32` does. The default "
+        "precision there may be of 16 bits, whose third digits differ."
+    )
 
 
 def _torch_code(exported: Exported, trained: Config, name: str) -> str:
