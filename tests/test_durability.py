@@ -454,6 +454,7 @@ def test_room_is_looked_for_first(tmp_path, monkeypatch, capsys, free, overwrite
 def test_checkpoints_that_take_long_are_named(capsys):
     config = Config.resolve(save_every_epochs=2)
     fitting._name_slow_saving(config, 1.9, 100.0)
+    fitting._name_slow_saving(config, 2.2, 10.0)  # 22 %, of seconds
     assert capsys.readouterr().out == ""
     fitting._name_slow_saving(config, 5.0, 100.0)
     assert "5.0 of 100.0 seconds of training (5 %): pass a larger --save_every_epochs than 2" in (

@@ -16,8 +16,9 @@ from tiny import write_colour_classes
 
 import main
 from simclr_tf.config import Config
+from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly
+from simclr_tf.tasks import assembly, fitting
 from simclr_tf.training import execution
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
@@ -98,6 +99,24 @@ def pretrained(pictures, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "pretrain"
     assert pretrain(folder, pictures, "--val_fraction=0.25", "--eval_every_epochs=1") == 0
     return folder
+
+
+def test_images_that_fill_no_batch_are_named_where_they_are_many(pictures, tmp_path, capsys):
+    flags = ("--val_fraction=0.25", "--max_steps=1")
+    assert pretrain(tmp_path / "some", pictures, *flags) == 0
+    said = capsys.readouterr().out
+    assert "each epoch leaves out 3 of 27 images, others each time: they fill no batch" in said
+    assert "the validation loss leaves out 1 of 9 images: they fill no batch" in said
+    assert pretrain(tmp_path / "none", pictures, *flags, "--batch_size=9") == 0
+    assert "leaves out" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("batch_size", [49, 32, 31])
+def test_a_few_images_that_fill_no_batch_are_not_named(batch_size, capsys):
+    """1 of 99, 3 of 99, 6 of 99."""
+    config = Config.resolve(task="pretrain", batch_size=batch_size)
+    fitting.plan_steps(config, from_arrays(np.zeros((99, 4, 4, 3), np.uint8)))
+    assert ("leaves out" in capsys.readouterr().out) == (batch_size == 31)
 
 
 def test_pretraining_leaves_what_the_contract_names(pretrained):

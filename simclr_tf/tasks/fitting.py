@@ -33,7 +33,9 @@ ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
 GPU_MINUTES = 1.0  # between checkpoints there, if nothing else was asked for
 HIGH_LARS_RATE = 5.0  # the SimCLR paper's for a batch of 4,096 is 4.8
-SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named
+SLOW_SAVING = 0.02  # share of the training time from which that of checkpoints is named,
+SHORT_TRAINING = 60.0  # where that is as many seconds: of less, nobody minds it
+MUCH_LEFT_OUT = 0.05  # share of the images from which those left out of each epoch are named
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,6 +108,8 @@ def plan_steps(config: Config, source: data.Source) -> Plan:
     )
     if config.optimizer == "lars" and peak > HIGH_LARS_RATE:
         _warn_of_high_rate(config.batch_size, peak)
+    taken = epoch_steps * config.batch_size
+    name_left_out(len(source), taken, "each epoch", when=", others each time")
     schedule = WarmupCosine(peak, warmup_steps=warmup, total_steps=total)
     labels = config.task != "pretrain"
     images = record_of(source, steps_per_epoch=epoch_steps, labels=labels)
@@ -124,6 +128,20 @@ def _warn_of_high_rate(batch_size: int, peak: float) -> None:
         file=sys.stderr,
         flush=True,
     )
+
+
+def name_left_out(count: int, taken: int, what: str, *, when: str = "") -> None:
+    """Prints how many of the images whole batches have no place for, where these are many.
+
+    Args:
+        count: Of the images.
+        taken: How many of them come in whole batches.
+        what: Takes whole batches alone, "each epoch" for instance.
+        when: Whether it is always the same images.
+    """
+    left = count - taken
+    if left >= MUCH_LEFT_OUT * count:
+        print(f"{what} leaves out {left:,} of {count:,} images{when}: they fill no batch")
 
 
 def steps_per_execution(run: assembly.Run, plan: Plan) -> int:
@@ -285,7 +303,7 @@ def _minutes_between_checkpoints(config: Config) -> float:
 
 def _name_slow_saving(config: Config, saving: float, training: float) -> None:
     """Prints what checkpoints have cost where that is much."""
-    if saving > SLOW_SAVING * training:
+    if training >= SHORT_TRAINING and saving > SLOW_SAVING * training:
         print(
             f"checkpoints took {saving:.1f} of {training:.1f} seconds of training "
             f"({100 * saving / training:.0f} %): pass a larger --save_every_epochs than "

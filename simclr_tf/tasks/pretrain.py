@@ -153,6 +153,7 @@ def _validation(
     if batch_size < config.batch_size:
         print(f"validation loss over batches of {batch_size}: not comparable with training's")
     last = len(held_back) // batch_size
+    fitting.name_left_out(len(held_back), last * batch_size, "the validation loss")
     views = functools.partial(
         make_views, held_back, batch_size=batch_size, first_step=0, last_step=last
     )
