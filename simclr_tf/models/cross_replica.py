@@ -16,6 +16,8 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
+from simclr_tf.models.fused_norm import moments, normalize_by
+
 _local = contextvars.ContextVar("_local", default=False)
 
 
@@ -61,20 +63,12 @@ def normalize_over_replicas(
     def normalize(
         x: tf.Tensor, scale: tf.Tensor, offset: tf.Tensor
     ) -> tuple[tuple[tf.Tensor, ...], object]:
-        own_mean, own_variance = tf.nn.moments(tf.cast(x, tf.float32), [0, 1, 2])
+        own_mean, own_variance = moments(tf.cast(x, tf.float32))
         means, variances = tf.unstack(_gather(tf.stack([own_mean, own_variance])), axis=1)  # [R, C]
         mean = tf.reduce_mean(means, axis=0)
         variance = tf.reduce_mean(variances + tf.square(means - mean), axis=0)
         count = tf.cast(replicas.num_replicas_in_sync * (tf.size(x) // x.shape[-1]), tf.float32)
-        y, *_ = tf.raw_ops.FusedBatchNormV3(
-            x=x,
-            scale=scale,
-            offset=offset,
-            mean=mean,
-            variance=variance,
-            epsilon=epsilon,
-            is_training=False,
-        )
+        y = normalize_by(x, scale, offset, mean, variance, epsilon=epsilon)
         deviation = tf.math.rsqrt(variance + epsilon)  # 1 over it
 
         def gradient(dy: tf.Tensor, *_: tf.Tensor) -> tuple[tf.Tensor, ...]:

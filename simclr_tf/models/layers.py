@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.models.cross_replica import joins_replicas, normalize_over_replicas
+from simclr_tf.models.fused_norm import normalize_batch, normalize_by
 
 MOMENTUM = 0.9  # share of the running statistics that a step keeps, as in the reference
 EPSILON = 1e-5
@@ -59,24 +60,18 @@ class BatchNormalization(keras.layers.Layer):
         training = bool(training) and self.trainable
         x = inputs if inputs.shape.rank == 4 else inputs[:, tf.newaxis, tf.newaxis, :]
         offset = tf.zeros_like(self.gamma) if self.beta is None else self.beta.value
-        if training and joins_replicas():
-            y, batch_mean, batch_variance = normalize_over_replicas(
-                x, self.gamma.value, offset, epsilon=EPSILON
+        if not training:
+            y = normalize_by(
+                x,
+                self.gamma.value,
+                offset,
+                self.moving_mean.value,
+                self.moving_variance.value,
+                epsilon=EPSILON,
             )
         else:
-            # While training the kernel computes the statistics and takes empty running ones.
-            mean = tf.zeros([0]) if training else self.moving_mean.value
-            variance = tf.zeros([0]) if training else self.moving_variance.value
-            y, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
-                x=x,
-                scale=self.gamma.value,
-                offset=offset,
-                mean=mean,
-                variance=variance,
-                epsilon=EPSILON,
-                is_training=training,
-            )
-        if training:
+            normalize = normalize_over_replicas if joins_replicas() else normalize_batch
+            y, batch_mean, batch_variance = normalize(x, self.gamma.value, offset, epsilon=EPSILON)
             self._move(self.moving_mean, batch_mean)
             self._move(self.moving_variance, batch_variance)
         return y if inputs.shape.rank == 4 else y[:, 0, 0, :]
