@@ -119,6 +119,26 @@ def test_a_strided_1x1_convolution_takes_pixels_as_they_are(dtype, stride):
         np.testing.assert_array_equal(tf.cast(a, tf.float32), tf.cast(b, tf.float32))
 
 
+@pytest.mark.parametrize("stride", [2, 3])
+@pytest.mark.parametrize("gpus", [[], ["/physical_device:GPU:0"]], ids=["cpu", "gpu"])
+def test_only_a_cpu_takes_the_stride_from_a_1x1_convolution(monkeypatch, gpus, stride):
+    """With a GPU its own kernels are given the convolution as it is; the values are the same."""
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
+    x, kernel = draw(9, 1)
+    graph = tf.function(
+        lambda x, kernel: value_and_gradients(ours(stride, "same"), x, kernel)
+    ).get_concrete_function(x, kernel)
+    operations = graph.graph.get_operations()
+    strides = {tuple(op.get_attr("strides")) for op in operations if "Conv2D" in op.type}
+    pooled = {op.type for op in operations if "AvgPool" in op.type}
+    assert pooled == (set() if gpus else {"AvgPool", "AvgPoolGrad"})
+    assert strides == ({(1, stride, stride, 1)} if gpus else {(1, 1, 1, 1)})
+    assert ("MatMul" in {op.type for op in operations}) == (not gpus)
+    expected = value_and_gradients(tensorflows(stride, "same"), x, kernel)
+    for a, b in zip(graph(x, kernel), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
 def test_small_images_go_by_products_and_large_ones_do_not(monkeypatch):
     sides = []
 

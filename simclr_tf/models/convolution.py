@@ -28,7 +28,7 @@ def convolve(x: tf.Tensor, kernel: tf.Tensor, stride: int, padding: str) -> tf.T
     Returns:
         float [N, h, w, D].
     """
-    if kernel.shape[0] == 1 and stride > 1:
+    if kernel.shape[0] == 1 and stride > 1 and not _with_gpu():
         # Only these count. With the stride left to it, oneDNN's filter gradient in float32 writes
         # beyond its memory: TensorFlow 2.21, 4 or 8 channels, 56 x 56 pixels. Means of single
         # pixels, because x[:, ::stride, ::stride] and its gradient take 7 to 25 times as long.
@@ -87,11 +87,15 @@ def filter_gradient(x: tf.Tensor, dy: tf.Tensor, k: int, stride: int, padding: s
 
 def _products_pay(x: tf.Tensor, dy: tf.Tensor, k: int, stride: int, padding: str) -> bool:
     """Tells whether `filter_gradient` can do it and is the faster way."""
-    if tf.config.list_physical_devices("GPU") or None in (*x.shape[1:], *dy.shape[1:]):
+    if _with_gpu() or None in (*x.shape[1:], *dy.shape[1:]):
         return False
     if stride > 1 and (padding == "same" or x.shape[1] % stride or x.shape[2] % stride):
         return False
     return k in (1, 3) and dy.shape[1] * dy.shape[2] <= PRODUCT_POSITIONS
+
+
+def _with_gpu() -> bool:
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @keras.saving.register_keras_serializable("simclr_tf")
