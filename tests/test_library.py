@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ import simclr_tf as st
 from simclr_tf.data.pipeline import drawn_batches, feature_batches, labelled_batches, two_views
 from simclr_tf.data.plain import plain_batches
 from simclr_tf.data.sources import Source, from_arrays
+from simclr_tf.data.tensors import CORES
 from simclr_tf.errors import UserError
 
 SAME = st.augment.Recipe(crop=False, flip=False, jitter=False, colordrop=False, blur=False)
@@ -222,6 +225,26 @@ def test_a_view_of_a_portrait_is_cut_about_its_centre():
     (plain,) = plain_batches(from_arrays(image), batch_size=1, size=(10, 10))
     # The outermost rows look a little beyond the window, as antialiasing does.
     assert float(tf.reduce_min(plain[:, 1:-1])) > 0.99
+
+
+@pytest.mark.skipif(CORES == 1, reason="one core reads one file at a time")
+def test_files_are_read_side_by_side_where_operations_are_deterministic(tmp_path):
+    """A map whose function may have a state is then made one element at a time."""
+    script = [sys.executable, Path(__file__).with_name("reads_in_flight.py"), tmp_path]
+    root = str(Path(st.__file__).parent.parent)
+    environment = os.environ | {"PYTHONPATH": root}
+    done = subprocess.run(script, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    first, second = told.pop("orders")
+    assert sorted(first) == sorted(second) == list(range(24)) and first != second
+    assert len(told) == 7
+    assert {name: of["most"] for name, of in told.items() if of["most"] < 2} == {}
+    masked = {"masked", "plain and masked"}  # no file is read twice, nor one left out
+    assert {name: of["reads"] for name, of in told.items()} == {
+        name: 48 if name in masked else 24 for name in told
+    }
+    assert all("got broken.png." in of["error"] for of in told.values())
 
 
 WITHOUT_TRACES = """

@@ -5,6 +5,7 @@ What a batch holds is a function of (seed, step) alone (`steps`), so a run may s
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,13 @@ from simclr_tf.data.masks import crop_masks
 from simclr_tf.data.plain import own_size
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.data.steps import WHOLE, Draws, Group, Shard, batch_order, steps_per_epoch
-from simclr_tf.data.tensors import CORES, held_on_host, planes_on_host, read_windows
+from simclr_tf.data.tensors import (
+    CORES,
+    held_on_host,
+    planes_on_host,
+    read_by_numpy,
+    read_windows,
+)
 from simclr_tf.errors import UserError
 
 
@@ -262,7 +269,7 @@ def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.
         )
 
     def read(index: tf.Tensor, draw: Draw) -> tf.Tensor:
-        masks = tf.numpy_function(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
+        masks = read_by_numpy(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
         masks = tf.ensure_shape(masks, [draw.boxes.top.shape[0], *size])[..., tf.newaxis]
         masks = masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
         return masks[..., 0]
@@ -273,12 +280,14 @@ def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.
 def _epochs(
     make: Callable[[tf.data.Dataset], tf.data.Dataset], epoch_steps: int, replicas: int
 ) -> tf.data.Dataset:
-    """One epoch per iteration, counted by a variable, so that each has its own order and draws."""
-    with tf.device("/CPU:0"):
-        counter = tf.Variable(-1, dtype=tf.int64, trainable=False)
+    """One epoch per iteration, counted, so that each has its own order and draws."""
+    epochs = itertools.count()
 
-    def steps_of_epoch(_: Any) -> tf.data.Dataset:
-        first = counter.assign_add(1) * epoch_steps
+    def steps_of_epoch(once: tf.Tensor) -> tf.data.Dataset:
+        # Not by a variable: where operations are to be deterministic, what has a state keeps all of
+        # a data set from threads. So none is owned up to; the input keeps it from being folded.
+        epoch = tf.numpy_function(lambda _: next(epochs), [once], tf.int64, stateful=False)
+        first = tf.ensure_shape(epoch, []) * epoch_steps
         return tf.data.Dataset.range(first, first + epoch_steps)
 
     steps = tf.data.Dataset.from_tensors(0).flat_map(steps_of_epoch)

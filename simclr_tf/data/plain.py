@@ -12,7 +12,13 @@ from simclr_tf.augment.views import draw_views, make_views
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.sources import Source
-from simclr_tf.data.tensors import CORES, aspects_of_files, held_on_host, read_windows
+from simclr_tf.data.tensors import (
+    CORES,
+    aspects_of_files,
+    held_on_host,
+    read_by_numpy,
+    read_windows,
+)
 from simclr_tf.errors import UserError
 
 
@@ -67,7 +73,7 @@ def plain_masked_batches(
         return resize_to_fill(image, size), resize_mask_to_fill(mask, size)
 
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        image, mask = tf.numpy_function(read, [index], [tf.uint8, tf.uint8])
+        image, mask = read_by_numpy(read, [index], [tf.uint8, tf.uint8])
         image = tf.ensure_shape(image, [None, None, source.channels])
         mask = tf.ensure_shape(mask, [None, None])
         return tf.cast(image, tf.float32) / 255.0, mask

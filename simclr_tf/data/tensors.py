@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,5 +62,15 @@ def read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) -> 
         pairs = zip(index, windows.reshape(len(index), -1, 5), strict=True)
         return np.concatenate([source.read_windows(int(i), w, size) for i, w in pairs])
 
-    crops = tf.numpy_function(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
+    crops = read_by_numpy(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
     return tf.ensure_shape(crops, [boxes.top.shape[0], *size, 3])
+
+
+def read_by_numpy(read: Callable[..., Any], inputs: list[tf.Tensor], dtypes: Any) -> Any:
+    """Calls a function of NumPy arrays that reads files, in a graph; returns tensors of `dtypes`.
+
+    The same inputs must give the same result. TensorFlow is told so: one that might have a state
+    would be called once at a time where operations are to be deterministic, and nothing would be
+    prepared ahead.
+    """
+    return tf.numpy_function(read, inputs, dtypes, stateful=False)
