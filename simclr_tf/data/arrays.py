@@ -11,6 +11,7 @@ import numpy as np
 
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import free_memory, name_first
+from simclr_tf.data.held import hold_images, new_images, new_masks
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
 from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
 from simclr_tf.errors import UserError
@@ -134,7 +135,8 @@ def _from_npz(
     image_key = _first(keys.images, arrays)
     if image_key is None:
         return None
-    images = _as_images(arrays[image_key], channels, f"{image_key} in {path}")
+    images = hold_images(_as_images(arrays[image_key], channels, f"{image_key} in {path}"))
+    arrays[image_key] = np.asarray(images)  # what was read of the file goes
     label_key = _first(keys.labels, arrays)
     per_pixel = label_key is not None and _is_per_pixel(arrays[label_key], images)
     name = f"npz:{path} ({split})"
@@ -241,7 +243,7 @@ def _as_images(array: np.ndarray, channels: int, name: str) -> np.ndarray:
         raise UserError(
             f"Expected images in 0..255 as {name}, got {array.min()}..{array.max()}. Scale them."
         )
-    return to_channels(array.astype(np.uint8), channels, name)
+    return to_channels(array.astype(np.uint8, copy=False), channels, name)
 
 
 def _as_labels(array: np.ndarray, count: int, name: str) -> np.ndarray:
@@ -263,8 +265,12 @@ def resized(source: Source, size: tuple[int, int]) -> Source:
     """Brings the images and masks of a set in memory to a size (h, w); (0, 0): leaves them."""
     if size == (0, 0) or source.image_size == size or source.images is None:
         return source
-    images = np.stack([resize_to_fill(image, size) for image in source.images])
-    masks = source.masks
-    if masks is not None:
-        masks = np.stack([resize_mask_to_fill(mask, size) for mask in masks])
+    images = new_images(len(source), size, source.channels)
+    for row, image in zip(images, source.images, strict=True):
+        row[...] = resize_to_fill(image, size)
+    masks = None
+    if source.masks is not None:
+        masks = new_masks(len(source), size)
+        for row, mask in zip(masks, source.masks, strict=True):
+            row[...] = resize_mask_to_fill(mask, size)
     return dataclasses.replace(source, images=images, masks=masks)

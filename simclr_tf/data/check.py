@@ -300,7 +300,8 @@ def _sample(source: Source) -> np.ndarray:
 def _check_images(source: Source, view: Size) -> tuple[Source, list[Problem], set[Size]]:
     """Checks images one by one: returns those that decode, the problems and the sizes."""
     if source.images is not None:
-        size = source.images.shape[1:3]
+        height, width = source.images.shape[1:3]
+        size = height, width
         fault = too_small(source.name, Facts(size, "", ""), view)
         return source, [Problem("small", source.name, fault)] if fault else [], {size}
     found = read_each(read_facts, source.paths, "reading")

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.data.decode import EXTENSIONS, read_header, read_image, resize_to_fill
+from simclr_tf.data.held import new_images, new_masks
 from simclr_tf.data.lines import Line, read_lines
 from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.problems import Problem, Report, refuse
@@ -259,8 +260,8 @@ def settle(
 
 def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -> Source:
     paths = source.paths
-    images = np.empty((len(paths), *size, 3), np.uint8)
-    masks = np.empty((len(paths), *size), np.uint8) if source.has_masks else None
+    images = new_images(len(paths), size)
+    masks = new_masks(len(paths), size) if source.has_masks else None
 
     def decode(index: int) -> int:
         images[index] = resize_to_fill(read_image(paths[index]), size)
@@ -270,9 +271,10 @@ def _into_memory(source: Source, size: tuple[int, int], skip_bad_images: bool) -
 
     decoded = read_each(decode, range(len(paths)), "decoding")
     kept, good = _without_bad(source, decoded, skip_bad_images)
+    whole = dataclasses.replace(source, images=images, masks=masks)
     if len(good) < len(paths):
-        images, masks = images[good], None if masks is None else masks[good]
-    return dataclasses.replace(kept, images=images, masks=masks, file_sizes=None)
+        whole = whole.take(np.array(good))
+    return dataclasses.replace(kept, images=whole.images, masks=whole.masks, file_sizes=None)
 
 
 def _goes_into_memory(

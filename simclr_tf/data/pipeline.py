@@ -16,14 +16,17 @@ from simclr_tf.augment.geometry import rotate
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, to_planes
 from simclr_tf.augment.views import Draw, apply_masks, pack_draw, views_of
+from simclr_tf.data.held import Held
 from simclr_tf.data.masks import crop_masks
 from simclr_tf.data.plain import own_size
 from simclr_tf.data.sources import Source, from_arrays
 from simclr_tf.data.steps import WHOLE, Draws, Group, Shard, batch_order, steps_per_epoch
 from simclr_tf.data.tensors import (
     CORES,
+    HeldTensor,
     held_on_host,
-    planes_on_host,
+    images_in,
+    map_beside,
     read_by_numpy,
     read_windows,
 )
@@ -156,24 +159,25 @@ def drawn_batches(
         UserError: The images are not in memory.
     """
     steps_per_epoch(source, batch_size)
-    check_held(source)
-    held = held_on_host(source.images)
+    images = HeldTensor(check_held(source), planes=True)
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard, in_parts=False)
 
-    def of_group(group: Group) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:  # of one part
-        return tf.gather(held, group.index[:: draws.views]), pack_draw(group.draw)
+    def of_group(group: Group, held: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict]:
+        index = images.rows(group.index[:: draws.views])  # of one part
+        return images_in(held["images"], index), pack_draw(group.draw)
 
     groups = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
-    return groups.map(of_group).prefetch(2)
+    return map_beside(groups, {"images": images}, of_group, CORES).prefetch(2)
 
 
-def check_held(source: Source) -> None:
-    """Raises UserError where views cannot be made on the device, as the images are files."""
+def check_held(source: Source) -> Held:
+    """Returns the images; raises UserError where they are files: the device cannot make views."""
     if source.images is None:
         raise UserError(
             f"Expected images in memory for --augment_on=device, got the files of {source.name}. "
             "Pass --cache=true with an --input_size, or --augment_on=host."
         )
+    return source.images
 
 
 def feature_batches(
@@ -222,24 +226,32 @@ def _views(
     `arrange` makes them of (view [N, h, w, 3], ...), or if masked of (view, mask), and of the
     images' index [N].
     """
-    held = None if source.images is None else planes_on_host(source.images)
-    masks = _masks_reader(source, draws.size) if masked else None
+    held = {}
+    if source.images is not None:
+        held["images"] = HeldTensor(source.images, planes=True)
+    if masked and source.masks is not None:
+        held["masks"] = HeldTensor(source.masks, planes=False)
 
-    def make(group: Group) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
+    def make(group: Group, wholes: dict[str, tf.Tensor]) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         index, draw, _ = group
-        if held is not None:
-            planes, of = held, tf.cast(index, tf.int32)
+        if "images" in held:
+            planes = wholes["images"]
+            of = tf.cast(held["images"].rows(index), tf.int32)
         else:  # files differ in size: they are cropped one by one, and finished together
             windows = read_windows(source, index[:: draws.views], draw.boxes, draws.size)
             planes, of = to_planes(windows), None
         made = views_of(planes, of, draw, draws.size, dtype, parts=draws.parts, sparing=True)
         views = draws.in_place(group, made)
-        if masks is not None:
-            views += draws.in_place(group, [masks(index, draw)])
+        if "masks" in held:
+            chosen = tf.gather(wholes["masks"], held["masks"].rows(index))[..., tf.newaxis]
+            masks = apply_masks(chosen, draw, draws.size)[..., 0]
+            views += draws.in_place(group, [masks])
+        elif masked:
+            views += draws.in_place(group, [_read_masks(source, index, draw, draws.size)])
         return tuple(views), draws.in_place(group, [index])[0]
 
     if draws.groups == 1:
-        return draws(steps).map(lambda group: arrange(*make(group)), CORES)
+        return map_beside(draws(steps), held, lambda *group: arrange(*make(*group)), CORES)
 
     def join(views: tuple[tf.Tensor, ...], index: tf.Tensor) -> Any:
         def joined(made: tf.Tensor) -> tf.Tensor:
@@ -247,20 +259,13 @@ def _views(
 
         return arrange(tuple(map(joined, views)), joined(index))
 
-    groups = draws(steps).map(make, CORES)
+    groups = map_beside(draws(steps), held, make, CORES)
     batches = groups.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
     return batches.map(join)
 
 
-def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.Tensor]:
-    """Returns (index [n], draw of n views) -> masks uint8 [n, h, w] with the views' geometry."""
-    if source.masks is not None:
-        held = held_on_host(source.masks)
-
-        def gather(index: tf.Tensor, draw: Draw) -> tf.Tensor:
-            return apply_masks(tf.gather(held, index)[..., tf.newaxis], draw, size)[..., 0]
-
-        return gather
+def _read_masks(source: Source, index: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
+    """Reads masks of the files at the indices [n], drawn as the views: uint8 [n, h, w]."""
 
     def crop(index: np.ndarray, windows: np.ndarray) -> np.ndarray:
         pairs = zip(index, windows, strict=True)
@@ -268,13 +273,10 @@ def _masks_reader(source: Source, size: Size) -> Callable[[tf.Tensor, Draw], tf.
             [crop_masks(source.read_mask(int(i)), w[None], size) for i, w in pairs]
         )
 
-    def read(index: tf.Tensor, draw: Draw) -> tf.Tensor:
-        masks = read_by_numpy(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
-        masks = tf.ensure_shape(masks, [draw.boxes.top.shape[0], *size])[..., tf.newaxis]
-        masks = masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
-        return masks[..., 0]
-
-    return read
+    masks = read_by_numpy(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
+    masks = tf.ensure_shape(masks, [draw.boxes.top.shape[0], *size])[..., tf.newaxis]
+    masks = masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
+    return masks[..., 0]
 
 
 def _epochs(

@@ -14,8 +14,10 @@ from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.sources import Source
 from simclr_tf.data.tensors import (
     CORES,
+    HeldTensor,
     aspects_of_files,
-    held_on_host,
+    images_in,
+    map_beside,
     read_by_numpy,
     read_windows,
 )
@@ -39,17 +41,18 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
         files = tf.data.Dataset.range(len(source)).map(one, tf.data.AUTOTUNE).batch(batch_size)
         return files.map(lambda images: tf.cast(images, tf.float32) / 255.0).prefetch(2)
 
-    images = held_on_host(source.images)
+    images = HeldTensor(source.images, planes=True)
+    aspect = source.images.shape[2] / source.images.shape[1]
 
-    def batch(index: tf.Tensor) -> tf.Tensor:
-        chosen = tf.gather(images, index)
+    def batch(index: tf.Tensor, held: dict[str, tf.Tensor]) -> tf.Tensor:
+        chosen = images_in(held["images"], images.rows(index))
         if source.image_size != size:
-            boxes = centre_boxes(tf.shape(index)[0], images.shape[2] / images.shape[1], size)
+            boxes = centre_boxes(tf.shape(index)[0], aspect, size)
             chosen = crop_resize(chosen, boxes, size)
         return tf.cast(chosen, tf.float32) / 255.0
 
     indices = tf.data.Dataset.range(len(source)).batch(batch_size)
-    return indices.map(batch, tf.data.AUTOTUNE).prefetch(2)
+    return map_beside(indices, {"images": images}, batch, tf.data.AUTOTUNE).prefetch(2)
 
 
 def plain_masked_batches(
@@ -99,13 +102,14 @@ def view_batches(
     Returns:
         Batches float32 [<= N, h, w, 3] in [0, 1].
     """
-    held = None if source.images is None else held_on_host(source.images)
+    images = None
     if source.images is None:
         aspects = aspects_of_files(source)
     else:
+        images = HeldTensor(source.images, planes=True)
         aspects = tf.fill([len(source)], source.images.shape[2] / source.images.shape[1])
 
-    def make(index: tf.Tensor) -> tf.Tensor:
+    def make(index: tf.Tensor, held: dict[str, tf.Tensor]) -> tf.Tensor:
         draw = draw_views(
             recipe,
             tf.shape(index)[0],
@@ -115,12 +119,15 @@ def view_batches(
             aspect=tf.gather(aspects, index),
             stream=f"view{view}",
         )
-        if held is not None:
-            return make_views(tf.gather(held, index), draw, size, views=1)[0]
+        if images is not None:
+            chosen = images_in(held["images"], images.rows(index))
+            return make_views(chosen, draw, size, views=1)[0]
         windows = read_windows(source, index, draw.boxes, size)
         return make_views(windows, draw, size, views=1, cropped=True)[0]
 
-    return tf.data.Dataset.range(len(source)).batch(batch_size).map(make, CORES).prefetch(2)
+    indices = tf.data.Dataset.range(len(source)).batch(batch_size)
+    held = {} if images is None else {"images": images}
+    return map_beside(indices, held, make, CORES).prefetch(2)
 
 
 def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) -> Boxes:

@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 
 import tensorflow as tf
 
+from simclr_tf.data.held import whole_of
 from simclr_tf.data.sources import Source
 from simclr_tf.errors import UserError
 
@@ -72,10 +73,11 @@ class Services:
                 f"Expected images in memory for --data_service, got the files of {source.name}. "
                 "Pass --cache=true with an --input_size, or leave --data_service out."
             )
-        if source.images.nbytes > MOST_BYTES:
+        sent = whole_of(source.images).nbytes
+        if sent > MOST_BYTES:
             raise UserError(
                 f"Expected at most {MOST_BYTES / 2**30:.2f} GiB of images for --data_service, "
-                f"which sends them as one message, got {source.images.nbytes / 2**30:.2f} GiB "
+                f"which sends them as one message, got {sent / 2**30:.2f} GiB "
                 f"of {source.name}. Pass a smaller --input_size, or leave --data_service out."
             )
 

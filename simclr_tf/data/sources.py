@@ -9,6 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from simclr_tf.data.decode import read_image, read_windows
+from simclr_tf.data.held import Held, hold_images, hold_masks, take_rows
 from simclr_tf.data.masks import read_mask
 from simclr_tf.errors import UserError
 
@@ -21,29 +22,33 @@ class Source:
     """One split of a data set, in a fixed order, with random access.
 
     Images are held in memory (`images`) or read from files (`paths`), and their masks with them.
+    What is in memory is laid out as views read it, copied where the array that is passed is not,
+    and is there once: all pipelines read it, so nothing may write to it, and what is taken of a set
+    shares it.
 
     Attributes:
         name: For messages, such as "folder:/x (train)".
-        images: uint8 [M, H, W, C], or None.
+        images: uint8 [M, H, W, C], or None. Of a part of a set they are `held.Rows`, of which
+            `numpy.asarray` makes an array.
         labels: int32 [M] in 0..K-1, or None.
         class_names: K names, of labels or of a mask's values; empty where they are not known.
         paths: M file names; empty for sets that are no files.
         file_sizes: (H, W) of each image where they are read from files, int32 [M, 2].
         skipped: Images left out because they did not decode.
-        masks: uint8 [M, H, W], or None.
+        masks: uint8 [M, H, W], or None; as `images`.
         mask_paths: M file names; empty for sets without masks, or whose masks are no files.
         mask_colours: The colour of each class in mask files, uint8 [R, 3], or None.
         lines: M numbers of lines in the list that names the images; empty for other sets.
     """
 
     name: str
-    images: np.ndarray | None = None
+    images: Held | None = None
     labels: np.ndarray | None = None
     class_names: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
     file_sizes: np.ndarray | None = None
     skipped: int = 0
-    masks: np.ndarray | None = None
+    masks: Held | None = None
     mask_paths: tuple[str, ...] = ()
     mask_colours: np.ndarray | None = None
     lines: tuple[int, ...] = ()
@@ -52,6 +57,10 @@ class Source:
         # Of a path that is no UTF-8: it goes into pictures, reports and JSON.
         name = self.name.encode("utf-8", "backslashreplace").decode()
         object.__setattr__(self, "name", name)
+        if isinstance(self.images, np.ndarray):
+            object.__setattr__(self, "images", hold_images(self.images))
+        if isinstance(self.masks, np.ndarray):
+            object.__setattr__(self, "masks", hold_masks(self.masks))
 
     def __len__(self) -> int:
         return len(self.paths) if self.images is None else len(self.images)
@@ -97,7 +106,13 @@ class Source:
         return read_mask(self.mask_paths[index], self.mask_colours)
 
     def take(self, indices: np.ndarray) -> Source:
-        """Returns the images at the indices, in their order, with all that belongs to them."""
+        """Returns the images at the indices, in their order, with all that belongs to them.
+
+        Images and masks in memory are shared.
+        """
+
+        def shared(values: Held | None) -> Held | None:
+            return None if values is None else take_rows(values, indices)
 
         def rows(values: np.ndarray | None) -> np.ndarray | None:
             return None if values is None else values[indices]
@@ -107,11 +122,11 @@ class Source:
 
         return dataclasses.replace(
             self,
-            images=rows(self.images),
+            images=shared(self.images),
             labels=rows(self.labels),
             file_sizes=rows(self.file_sizes),
             paths=names(self.paths),
-            masks=rows(self.masks),
+            masks=shared(self.masks),
             mask_paths=names(self.mask_paths),
             lines=names(self.lines),
         )

@@ -13,6 +13,7 @@ import tensorflow as tf
 from simclr_tf.augment.geometry import Boxes
 from simclr_tf.augment.resampling import Size
 from simclr_tf.data.decode import read_header
+from simclr_tf.data.held import Held, Rows, planes_of
 from simclr_tf.data.sources import Source
 
 # Parts or files that are made at a time. Not left to tf.data, which goes down to one where batches
@@ -41,10 +42,49 @@ def held_on_host(array: Any) -> tf.Tensor:
         return tf.constant(array)
 
 
-def planes_on_host(images: np.ndarray) -> tf.Tensor:
-    """Returns images [M, H, W, C] as `resampling.to_planes` lays them out, held as above."""
-    # By NumPy: of what is far larger than a cache, XLA and TensorFlow take several times as long.
-    return held_on_host(np.ascontiguousarray(images.transpose(0, 2, 3, 1)))
+class HeldTensor:
+    """Images [M, W, C, H], laid out as by `resampling.to_planes`, or masks [M, H, W], in memory.
+
+    Attributes:
+        whole: uint8 [B, ...], which shares the memory of the array it is made of.
+    """
+
+    def __init__(self, array: Held, *, planes: bool) -> None:
+        whole, index = (array.whole, array.index) if isinstance(array, Rows) else (array, None)
+        if planes:
+            whole = planes_of(whole)
+        self.whole = tf.experimental.dlpack.from_dlpack(whole.__dlpack__())
+        self._index = None if index is None else held_on_host(index)
+
+    def rows(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns where the images of the indices [n] are in `whole`: int64 [n]."""
+        return index if self._index is None else tf.gather(self._index, index)
+
+
+def images_in(whole: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
+    """Returns the images [n, H, W, C] at n rows of planes [B, W, C, H]."""
+    return tf.transpose(tf.gather(whole, rows), [0, 3, 1, 2])
+
+
+def map_beside(
+    elements: tf.data.Dataset,
+    held: dict[str, HeldTensor],
+    function: Callable[[Any, dict[str, tf.Tensor]], Any],
+    parallel: int,
+) -> tf.data.Dataset:
+    """Maps the elements with tensors that are in memory: function(element, {name: whole}).
+
+    They come as elements of a data set, and what tf.data makes of the graph before it begins is
+    left out. Otherwise each iterator would hold a copy of its own: tensors that a function captures
+    become constants when the graph is rewritten.
+    """
+    if not held:
+        return elements.map(lambda element: function(element, {}), parallel)
+    wholes = {name: tensor.whole for name, tensor in held.items()}
+    beside = tf.data.Dataset.zip(elements, tf.data.Dataset.from_tensors(wholes).repeat())
+    options = tf.data.Options()
+    options.experimental_optimization.apply_default_optimizations = False
+    return beside.map(function, parallel).with_options(options)
 
 
 def aspects_of_files(source: Source) -> tf.Tensor:

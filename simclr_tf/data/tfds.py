@@ -13,6 +13,7 @@ import numpy as np
 from simclr_tf.data.arrays import to_channels
 from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import name_first
+from simclr_tf.data.held import new_images, new_masks
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
 from simclr_tf.data.sources import Source, Splits
 from simclr_tf.data.tfds_splits import Wanted, choose_splits, read_wanted
@@ -146,8 +147,8 @@ def _read_tfds(
         whole = to_channels(whole, channels, name)
         image = whole if input_size == (0, 0) else resize_to_fill(whole, input_size)
         if not i:  # one array from the start: a list and its stack would hold the set twice
-            images = np.empty((count, *image.shape), np.uint8)
-            masks = np.empty((count, *image.shape[:2]), np.uint8)
+            images = new_images(count, image.shape[:2], image.shape[2])
+            masks = new_masks(count, image.shape[:2])
         if image.shape != images.shape[1:]:
             raise UserError(
                 f"Expected images of one size in {name}, got {_spell(images.shape[1:])} "
