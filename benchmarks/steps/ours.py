@@ -20,13 +20,16 @@ VERSIONS = {
 }
 PRECISION = choose_execution("auto", "auto").precision  # what training here asks for
 MATRIX_SIDE = 2048
+XLA = {"": "auto", "xla": "true", "plain": "false"}  # by a variant's second word
 
 
 class TrainStep:
     """The compiled step of a model on a batch that lies ready, in the format training makes it."""
 
-    def __init__(self, job: Job, precision: str, views: np.ndarray) -> None:
-        execution = choose_execution(precision, "auto")
+    def __init__(self, job: Job, variant: str, views: np.ndarray) -> None:
+        precision, _, compiler = variant.partition(" ")
+        execution = choose_execution(precision, XLA[compiler])
+        self.precision = execution.precision
         self.model = self.build(job)
         optimizer = st.optimizers.LARS(
             LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, trust_coefficient=TRUST
@@ -62,14 +65,20 @@ class TrainStep:
 
 
 def open_step(job: Job, variant: str, views: np.ndarray) -> TrainStep:
-    """Builds the step; `variant` is a Keras policy, `views` are float32 [2, N, S, S, 3]."""
+    """Builds the step.
+
+    Args:
+        job: The network and its batch.
+        variant: A Keras policy or "auto", where a second word says it with " xla" or " plain".
+        views: float32 [2, N, S, S, 3].
+    """
     return TrainStep(job, variant, views)
 
 
-def matrix_rate(dtype: str, seconds: float) -> float:
-    """Returns the TFLOP/s of products of large square matrices, on all cores."""
+def matrix_rate(dtype: str, seconds: float, side: int = MATRIX_SIDE) -> float:
+    """Returns the TFLOP/s of products of square matrices, on all cores or the GPU."""
     rng = np.random.default_rng(0)
-    shape = (MATRIX_SIDE, MATRIX_SIDE)
+    shape = (side, side)
     left, right = (tf.cast(rng.normal(size=shape), dtype) for _ in range(2))
     product = tf.function(lambda: tf.reduce_max(tf.matmul(left, right)))
     float(product())
@@ -78,4 +87,4 @@ def matrix_rate(dtype: str, seconds: float) -> float:
         begin = time.perf_counter()
         float(product())
         best = min(best, time.perf_counter() - begin)
-    return 2 * MATRIX_SIDE**3 / best / 1e12
+    return 2 * side**3 / best / 1e12

@@ -25,6 +25,7 @@ from steps.job import (
 )
 
 VERSIONS = {"torch": torch.__version__}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TORCH_NAMES = {"kernel": "weight", "gamma": "weight", "beta": "bias"}
 
 
@@ -105,16 +106,19 @@ class TrainStep:
         words = variant.split("_")
         layout = torch.channels_last if "channelslast" in words else torch.contiguous_format
         self.dtype = torch.bfloat16 if "bfloat16" in words else torch.float32
-        self.network = Network(job).train().to(memory_format=layout)
+        if DEVICE == "cuda":  # as TensorFlow does by itself: kernels tried out, TF32 in float32
+            torch.backends.cudnn.benchmark = True
+            torch.set_float32_matmul_precision("high")
+        self.network = Network(job).train().to(DEVICE, memory_format=layout)
         self.optimizer = Lars(list(self.network.parameters()))
         self.views = [
             torch.from_numpy(view)
             .permute(0, 3, 1, 2)
-            .to(self.dtype)
+            .to(DEVICE, self.dtype)
             .contiguous(memory_format=layout)
             for view in views
         ]
-        half = torch.arange(job.batch_size)
+        half = torch.arange(job.batch_size, device=DEVICE)
         self.positives = torch.cat([half + job.batch_size, half])
         self.contrast = torch.compile(self._contrast) if "compiled" in words else self._contrast
 
@@ -128,7 +132,9 @@ class TrainStep:
         return result.item()
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {name: outer(weight.detach()).numpy() for name, weight in self._named().items()}
+        return {
+            name: outer(weight.detach()).cpu().numpy() for name, weight in self._named().items()
+        }
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
         for name, weight in self._named().items():
@@ -136,7 +142,7 @@ class TrainStep:
 
     def _contrast(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """NT-Xent, all of it in float32."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=self.dtype == torch.bfloat16):
             z = self.network(torch.cat([first, second]))  # [2N, Z], view 1 first
         z = functional.normalize(z.float(), dim=1)
         logits = (z @ z.T / TEMPERATURE).fill_diagonal_(-1e30)
@@ -149,6 +155,17 @@ class TrainStep:
             for name, weight in module.named_parameters():
                 found[f"{layer}/{'beta' if name == 'bias' else kernel}"] = weight
         return found
+
+
+class Memory:
+    """The device memory that torch has handed out since this was made, in bytes."""
+
+    def __init__(self) -> None:
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def peak(self) -> int | None:
+        return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
 
 
 def outer(weight: torch.Tensor) -> torch.Tensor:
