@@ -54,10 +54,19 @@ ENVIRONMENT = {
 }
 
 
-def run_part(part: Part, folder: Path, seconds: float) -> dict[str, Any]:
-    """Runs a part in a process of its own and returns what it found, with its error if any."""
+def run_part(
+    part: Part, folder: Path, seconds: float, python: str = sys.executable
+) -> dict[str, Any]:
+    """Runs a part in a process of its own and returns what it found, with its error if any.
+
+    Args:
+        part: The part.
+        folder: Where it tells its results.
+        seconds: Its time limit.
+        python: The interpreter.
+    """
     file = folder / f"{part.name}.jsonl"
-    command = [sys.executable, "-m", "gpu_parts.serve", part.work, json.dumps(part.options)]
+    command = [python, "-m", "gpu_parts.serve", part.work, json.dumps(part.options)]
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if part.on_host else {}
     start, error = time.monotonic(), None
     with tempfile.TemporaryFile() as log:
@@ -95,10 +104,11 @@ class Session:
     Args:
         path: The file.
         record: What it holds so far.
+        torch_python: The interpreter of the parts of torch.
     """
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
-        self.path, self.record = path, record
+    def __init__(self, path: Path, record: dict[str, Any], torch_python: str) -> None:
+        self.path, self.record, self.torch_python = path, record, torch_python
 
     def run(self, parts: list[Part], *, limit: float, budget: float) -> None:
         """Runs the parts, writing the file after each; stops beginning any as the budget ends."""
@@ -112,7 +122,8 @@ class Session:
                     skipped[part.name] = f"the budget of {budget:.0f} seconds was used up"
                     continue
                 print(f"{part.name} ...", end=" ", flush=True)
-                found = run_part(part, Path(name), min(limit, left))
+                python = self.torch_python if part.name.startswith("torch") else sys.executable
+                found = run_part(part, Path(name), min(limit, left), python)
                 self.add(part.name, found)
                 print(f"{found['seconds']:.0f} s {found['error'] or ''}", flush=True)
         self.write()
@@ -162,6 +173,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         nargs=2,
         default=sizes,
         help=f"of ResNet-18 and ResNet-50, instead of {sizes}: for a GPU of little memory",
+    )
+    parser.add_argument(
+        "--torch_python", default=sys.executable, help="interpreter with torch; default: this one"
     )
     parser.add_argument("--resume", action="store_true", help="add to the file what it lacks")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, also without a GPU")
@@ -241,12 +255,11 @@ def measure(arguments: argparse.Namespace) -> int:
         return WRONG
     before = record["parts"].get("machine", found)["results"].get("gpus")
     if before != found["results"].get("gpus"):
-        print(
-            f"Expected the GPU of {arguments.json}, {before}. Pass another file.", file=sys.stderr
-        )
+        text = f"Expected {before} as in {arguments.json}, got {found['results'].get('gpus')}."
+        print(f"{text} Pass another file.", file=sys.stderr)
         return WRONG
     record["date"] = datetime.date.today().isoformat()
-    session = Session(arguments.json, record)
+    session = Session(arguments.json, record, arguments.torch_python)
     session.add("machine", found)
     if not arguments.parts:  # what is named is run again
         done = {name for name, part in record["parts"].items() if not part["error"]}

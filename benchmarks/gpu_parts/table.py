@@ -115,14 +115,11 @@ def _contrast(results: Results) -> str:
     text = _table(["NT-Xent", "ms, forward and backward", "peak GB"], rows)
     if text and "tf32" in results.get("agreement", {}):
         apart = results["agreement"]
-        text += (
-            "\n\nStreaming against dense at "
-            + f"{apart['images']} images, relative: "
-            + "; ".join(
-                f"{name} loss {apart[name]['loss']:.1e}, gradient {apart[name]['gradient']:.1e}"
-                for name in ("tf32", "float32")
-            )
+        differences = "; ".join(
+            f"{name} loss {apart[name]['loss']:.1e}, gradient {apart[name]['gradient']:.1e}"
+            for name in ("tf32", "float32")
         )
+        text += f"\n\nStreaming against dense, {apart['images']} images, relative: {differences}."
     return text
 
 

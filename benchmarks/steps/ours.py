@@ -79,7 +79,7 @@ def matrix_rate(dtype: str, seconds: float, side: int = MATRIX_SIDE) -> float:
     """Returns the TFLOP/s of products of square matrices, on all cores or the GPU."""
     rng = np.random.default_rng(0)
     shape = (side, side)
-    left, right = (tf.cast(rng.normal(size=shape), dtype) for _ in range(2))
+    left, right = (tf.cast(rng.standard_normal(shape, np.float32), dtype) for _ in range(2))
     product = tf.function(lambda: tf.reduce_max(tf.matmul(left, right)))
     float(product())
     best, start = np.inf, time.perf_counter()

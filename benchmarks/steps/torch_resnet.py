@@ -132,9 +132,8 @@ class TrainStep:
         return result.item()
 
     def weights(self) -> dict[str, np.ndarray]:
-        return {
-            name: outer(weight.detach()).cpu().numpy() for name, weight in self._named().items()
-        }
+        held = {name: weight.detach().cpu() for name, weight in self._named().items()}
+        return {name: outer(weight).numpy() for name, weight in held.items()}
 
     def load(self, weights: dict[str, np.ndarray]) -> None:
         for name, weight in self._named().items():
