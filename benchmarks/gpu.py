@@ -54,19 +54,23 @@ ENVIRONMENT = {
 }
 
 
-def run_part(
-    part: Part, folder: Path, seconds: float, python: str = sys.executable
-) -> dict[str, Any]:
+def run_part(part: Part, folder: Path, seconds: float, python: str = "") -> dict[str, Any]:
     """Runs a part in a process of its own and returns what it found, with its error if any.
 
     Args:
         part: The part.
         folder: Where it tells its results.
         seconds: Its time limit.
-        python: The interpreter.
+        python: The interpreter; "": this one.
     """
     file = folder / f"{part.name}.jsonl"
-    command = [python, "-m", "gpu_parts.serve", part.work, json.dumps(part.options)]
+    command = [
+        python or sys.executable,
+        "-m",
+        "gpu_parts.serve",
+        part.work,
+        json.dumps(part.options),
+    ]
     hidden = {"CUDA_VISIBLE_DEVICES": "-1"} if part.on_host else {}
     start, error = time.monotonic(), None
     with tempfile.TemporaryFile() as log:
@@ -122,7 +126,7 @@ class Session:
                     skipped[part.name] = f"the budget of {budget:.0f} seconds was used up"
                     continue
                 print(f"{part.name} ...", end=" ", flush=True)
-                python = self.torch_python if part.name.startswith("torch") else sys.executable
+                python = self.torch_python if part.name.startswith("torch") else ""
                 found = run_part(part, Path(name), min(limit, left), python)
                 self.add(part.name, found)
                 print(f"{found['seconds']:.0f} s {found['error'] or ''}", flush=True)
@@ -175,12 +179,14 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
         help=f"of ResNet-18 and ResNet-50, instead of {sizes}: for a GPU of little memory",
     )
     parser.add_argument(
-        "--torch_python", default=sys.executable, help="interpreter with torch; default: this one"
+        "--torch_python", default="", help="interpreter with torch; default: this one"
     )
     parser.add_argument("--resume", action="store_true", help="add to the file what it lacks")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, also without a GPU")
     parser.add_argument("--table", type=Path, help="print the table of such a file, run nothing")
     arguments = parser.parse_args(words)
+    if not arguments.json.resolve().parent.is_dir():
+        parser.error(f"Expected a folder that is there for --json, got {arguments.json}.")
     if arguments.npz:  # parts run elsewhere
         arguments.npz = str(Path(arguments.npz).resolve())
         if not Path(arguments.npz).is_file():

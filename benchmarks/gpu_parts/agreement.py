@@ -91,6 +91,7 @@ def deterministic(report: Report, options: dict[str, Any]) -> None:
             run = folder / f"run{number}"
             words = [
                 "--task=pretrain",
+                "--strategy=none",
                 f"--dataset=npz:{folder / 'noise.npz'}",
                 *network_words(network),
                 f"--num_epochs={-(-options['steps'] // 4)}",

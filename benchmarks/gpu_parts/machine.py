@@ -45,11 +45,11 @@ def describe(report: Report, options: dict[str, Any]) -> None:
         report.tell(chosen=choose_execution("auto", "auto")._asdict())
     for dtype in ("bfloat16", "float32"):
         with report.attempt(f"{dtype}_tflops"):
-            from steps.ours import matrix_rate
+            from steps.ours import matrix_rate, uses_tf32
 
             seconds = options.get("seconds", 1.0)
             rate = matrix_rate(dtype, seconds, side=options["matrix_side"])
-            report.tell(**{f"{dtype}_tflops": round(rate, 3)})
+            report.tell(**{f"{dtype}_tflops": round(rate, 3)}, tf32=uses_tf32())
     with report.attempt("to_device_gb_per_second"):
         report.tell(to_device_gb_per_second=_copy_rate(options["copy_megabytes"]))
     report.tell(libraries=_loaded_libraries())

@@ -45,6 +45,7 @@ def measure(report: Report, options: dict[str, Any]) -> None:
                 **{
                     variant: {
                         "precision": getattr(step, "precision", variant),
+                        "tf32": side.uses_tf32(),
                         "first_losses": [round(loss, 5) for loss in losses],
                         "prepare_seconds": round(time.perf_counter() - start, 1),
                     }

@@ -48,12 +48,13 @@ def _machine(machine: Results, record: dict[str, Any]) -> str:
     packages = machine.get("packages", {})
     versions = [f"{n} {packages[n]}" for n in ("tensorflow", "keras", "torch") if n in packages]
     devices = ", ".join(machine.get("gpus", [])) or "no GPU"
+    form = "float32 (TF32)" if machine.get("tf32") else "float32"
     lines = [
         f"{devices} (nvidia-smi: {machine.get('nvidia_smi', 'unknown')}); "
         f"{machine.get('cores')} cores {machine.get('processor')}; Python {machine.get('python')}, "
         f"{', '.join(versions)}; {record.get('date')}.",
         f"Products of large matrices: {machine.get('bfloat16_tflops', ABSENT)} TFLOP/s in bfloat16,"
-        f" {machine.get('float32_tflops', ABSENT)} in float32 (TF32). Host to device: "
+        f" {machine.get('float32_tflops', ABSENT)} in {form}. Host to device: "
         f"{machine.get('to_device_gb_per_second', ABSENT)} GB/s.",
     ]
     if record["quick"]:
@@ -75,6 +76,7 @@ def _rates(found: dict[str, Results]) -> str:
                 cells = [_rate(results) for results in (step, *by_place)]
                 if any(cell != ABSENT for cell in cells):
                     precision = step.get("precision") or by_place[0].get("results_precision", form)
+                    precision += " (TF32)" if step.get("tf32") and precision == "float32" else ""
                     kind = [f"ResNet-{depth}", precision, "XLA" if compiler == "xla" else "no XLA"]
                     peaks = [_gb(results.get("peak_bytes")) for results in (step, *by_place)]
                     rows.append([*kind, *cells, " / ".join(peaks)])
@@ -162,9 +164,10 @@ def _agreement(found: dict[str, Results]) -> str:
 def _recipe(results: Results) -> str:
     if "results_knn_accuracy" not in results:
         return ""
+    others = ", ".join(f"{name} {value}" for name, value in results["results_baselines"].items())
     return (
         f"`configs/cifar10.yaml`, {results['epochs']} epochs of {results['data']}: kNN accuracy "
-        f"{results['results_knn_accuracy']} (baselines {results['results_baselines']}), "
+        f"{results['results_knn_accuracy']} ({others}), "
         f"{_spread(results['epoch_seconds'], 2)} s an epoch, {_rate(results)} images/s."
     )
 

@@ -42,10 +42,7 @@ def seconds_per_run(
 
 
 class Memory:
-    """The device memory that TensorFlow has handed out since this was made, in bytes.
-
-    All of it is None where there is no GPU.
-    """
+    """The most device memory that TensorFlow has added to what it held when this was made."""
 
     def __init__(self) -> None:
         import tensorflow as tf
@@ -55,6 +52,10 @@ class Memory:
         self._gpu = bool(tf.config.list_physical_devices("GPU"))
         if self._gpu:
             self._experimental.reset_memory_stats("GPU:0")
+            self._held = self._experimental.get_memory_info("GPU:0")["current"]
 
     def peak(self) -> int | None:
-        return self._experimental.get_memory_info("GPU:0")["peak"] if self._gpu else None
+        """Returns bytes; None where there is no GPU."""
+        if not self._gpu:
+            return None
+        return self._experimental.get_memory_info("GPU:0")["peak"] - self._held

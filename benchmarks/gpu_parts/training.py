@@ -52,8 +52,8 @@ def follow_recipe(report: Report, options: dict[str, Any]) -> None:
             _write_shapes(path, options["images"], side=16 if quick else 32)
         with np.load(path) as arrays:
             count = len(arrays["x_train"])
-        drawn = f"{count:,} images of the built-in shapes: no --npz was given"
-        report.tell(data=str(path) if options["npz"] else drawn)
+        of = path if options["npz"] else "the built-in shapes (no --npz was given)"
+        report.tell(data=f"{count:,} images of {of}")
         words = [
             f"--config={ROOT / 'configs/cifar10.yaml'}",
             f"--dataset=npz:{path}",
@@ -135,7 +135,9 @@ def pretrain(
     if quick:
         DEPTHS[18] = ((1, 1, 1, 1), False)
     fitting.Progress = Clock
-    code = program.main(["--task=pretrain", *words, f"--pretrain_save_path={run}"])
+    code = program.main(
+        ["--task=pretrain", "--strategy=none", *words, f"--pretrain_save_path={run}"]
+    )
     if code:
         raise RuntimeError(f"main.py ended with {code}.")
     return json.loads((run / "results.json").read_text())

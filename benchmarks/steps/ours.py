@@ -75,6 +75,12 @@ def open_step(job: Job, variant: str, views: np.ndarray) -> TrainStep:
     return TrainStep(job, variant, views)
 
 
+def uses_tf32() -> bool:
+    """Tells whether products of float32 are rounded to TF32, where the device can."""
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return on_gpu and tf.config.experimental.tensor_float_32_execution_enabled()
+
+
 def matrix_rate(dtype: str, seconds: float, side: int = MATRIX_SIDE) -> float:
     """Returns the TFLOP/s of products of square matrices, on all cores or the GPU."""
     rng = np.random.default_rng(0)

@@ -157,14 +157,21 @@ class TrainStep:
 
 
 class Memory:
-    """The device memory that torch has handed out since this was made, in bytes."""
+    """The most device memory that torch has added to what it held when this was made."""
 
     def __init__(self) -> None:
         if DEVICE == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            self._held = torch.cuda.memory_allocated()
 
     def peak(self) -> int | None:
-        return torch.cuda.max_memory_allocated() if DEVICE == "cuda" else None
+        """Returns bytes; None where there is no GPU."""
+        return torch.cuda.max_memory_allocated() - self._held if DEVICE == "cuda" else None
+
+
+def uses_tf32() -> bool:
+    """Tells whether products of float32 are rounded to TF32."""
+    return DEVICE == "cuda" and torch.backends.cuda.matmul.allow_tf32
 
 
 def outer(weight: torch.Tensor) -> torch.Tensor:
