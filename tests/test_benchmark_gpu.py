@@ -185,6 +185,26 @@ def test_windows_wait_for_the_device_once_each(gpu, monkeypatch):
     assert waits == [1] * (timing.WARM + 1) + [8] * timing.REPEATS
 
 
+def test_memory_is_what_was_added_to_what_the_device_held(gpu, monkeypatch):
+    import tensorflow as tf
+
+    memory = importlib.import_module("gpu_parts.timing").Memory
+    held = {"current": 0, "peak": 0}
+    experimental = tf.config.experimental
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    monkeypatch.setattr(experimental, "get_memory_info", lambda device: dict(held))
+    monkeypatch.setattr(
+        experimental, "reset_memory_stats", lambda device: held.update(peak=held["current"])
+    )
+    held.update(current=100, peak=900)  # of the work before
+    work = memory()
+    assert work.peak() == 0
+    held.update(current=150, peak=400)
+    assert work.peak() == 300
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    assert memory().peak() is None
+
+
 @pytest.mark.slow
 def test_a_tiny_run_writes_every_key_and_its_table(gpu, tmp_path):
     file = tmp_path / "gpu.json"

@@ -88,7 +88,7 @@ def _ask_driver() -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"nothing: {error}"
-    return done.stdout.strip() or f"nothing: {done.stderr.strip()}"
+    return "; ".join(done.stdout.splitlines()) or f"nothing: {done.stderr.strip()}"
 
 
 def _memory_gb() -> float | None:
