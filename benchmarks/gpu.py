@@ -237,8 +237,8 @@ def no_gpu(found: dict[str, Any]) -> str:
     driver = found["results"].get("nvidia_smi", "nothing")
     seen = "" if driver.startswith("nothing") else f", though nvidia-smi names {driver}"
     return (
-        f"Expected a GPU that TensorFlow sees, got none{seen}. Install its CUDA libraries: pip "
-        'install "tensorflow[and-cuda]". `--quick` tries this script out on a CPU.'
+        f"Expected a GPU that TensorFlow sees, got none{seen}. Install CUDA's libraries: pip "
+        "install -r requirements-gpu.txt. `--quick` tries this script out on a CPU."
     )
 
 

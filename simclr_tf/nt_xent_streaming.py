@@ -31,6 +31,11 @@ TILE = 512
 GPU_TILE = 4096
 
 
+def tile_side() -> int:
+    """Returns the rows and columns of a tile on the first device."""
+    return GPU_TILE if tf.config.list_logical_devices("GPU") else TILE
+
+
 class _Tiles(NamedTuple):
     """The operands, cut into K tiles of R anchors and L tiles of R candidates, the last padded."""
 
@@ -77,7 +82,7 @@ def streaming_nt_xent(
         Three float32 scalars, means over the anchors; only the loss has a gradient, with respect to
         `z` and `candidates`.
     """
-    tile = GPU_TILE if tf.config.list_logical_devices("GPU") else TILE
+    tile = tile_side()
     visit_forward, visit_backward = _VISITS[compiles]
     candidates = tf.ensure_shape(candidates, [None, z.shape[1]])  # a collective may not tell
 

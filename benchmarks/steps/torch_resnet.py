@@ -106,9 +106,10 @@ class TrainStep:
         words = variant.split("_")
         layout = torch.channels_last if "channelslast" in words else torch.contiguous_format
         self.dtype = torch.bfloat16 if "bfloat16" in words else torch.float32
-        if DEVICE == "cuda":  # as TensorFlow does by itself: kernels tried out, TF32 in float32
+        if DEVICE == "cuda":  # as on our side: kernels are tried out, float32 is no TF32
             torch.backends.cudnn.benchmark = True
-            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = False
+            torch.set_float32_matmul_precision("highest")
         self.network = Network(job).train().to(DEVICE, memory_format=layout)
         self.optimizer = Lars(list(self.network.parameters()))
         self.views = [
