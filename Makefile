@@ -11,7 +11,7 @@ INTEROP_STAMP := $(INTEROP)/installed
 WHEEL := .venv-wheel
 MATRIX := .venv-matrix
 # Small, and touches most packages that requirements.txt has a floor for.
-MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py \
+MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py gpu_kernels.py \
 	export.py::test_safetensors_hold_encoder_and_head_in_torchs_names export.py::test_tflite_computes_the_same \
 	tasks.py::test_nothing_but_the_task_is_needed tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
 ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
