@@ -13,10 +13,12 @@ import pytest
 import tensorflow as tf
 
 import simclr_tf as st
+from simclr_tf.data.held import whole_of
 from simclr_tf.data.pipeline import drawn_batches, feature_batches, labelled_batches, two_views
 from simclr_tf.data.plain import plain_batches
-from simclr_tf.data.sources import Source, from_arrays
-from simclr_tf.data.tensors import CORES
+from simclr_tf.data.sources import Source, from_arrays, hold_back
+from simclr_tf.data.steps import batch_order
+from simclr_tf.data.tensors import CORES, HeldTensor
 from simclr_tf.errors import UserError
 
 SAME = st.augment.Recipe(crop=False, flip=False, jitter=False, colordrop=False, blur=False)
@@ -245,6 +247,89 @@ def test_files_are_read_side_by_side_where_operations_are_deterministic(tmp_path
         name: 48 if name in masked else 24 for name in told
     }
     assert all("got broken.png." in of["error"] for of in told.values())
+
+
+HELD_ONCE = """
+import gc, os, sys
+from pathlib import Path
+import numpy as np, tensorflow as tf
+import simclr_tf as st
+from simclr_tf.data.pipeline import labelled_batches
+
+def own():
+    gc.collect()
+    resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
+    return (resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+def use(path):
+    splits = st.data.load(f"npz:{path}", val_fraction=0.1)
+    train, held_back = st.data.hold_back(splits.train, 0.1, 0)
+    step = {"first_step": 0, "last_step": 4, "size": (32, 32)}
+    drawn = {"batch_size": 8, "recipe": st.augment.Recipe(), "seed": 0}
+    iterators = [iter(st.data.two_views(part, **drawn, **step)) for part in (train, held_back)]
+    iterators += [iter(labelled_batches(splits.train, **drawn, **step))]
+    iterators += [iter(st.data.plain_batches(s, batch_size=8)) for s in splits.present()]
+    for iterator in iterators:
+        next(iterator)
+    return own()
+
+few, many = sys.argv[1:]
+base = use(few)
+before = peak()
+held, most = use(many) - base, peak() - before
+print(held, most)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="Linux tells the memory there")
+def test_a_set_in_memory_is_there_once(tmp_path, rng):
+    """In all that reads it at a time, and twice while it is loaded."""
+    for name, count in (("few", 200), ("many", 40_000)):
+        images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+        np.savez(tmp_path / f"{name}.npz", x=images, y=np.arange(count) % 10)
+    files = [str(tmp_path / f"{name}.npz") for name in ("few", "many")]
+    command = [sys.executable, "-c", HELD_ONCE, *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    held, most = (int(word) / images.nbytes for word in done.stdout.split())
+    assert 0.9 < held < 1.3 and most < 2.3, (held, most)
+
+
+def test_what_reads_a_set_shares_its_memory(rng):
+    """Evaluation and views, a part and the whole."""
+    images = rng.integers(0, 256, (20, 6, 8, 3), np.uint8)
+    source = Source("numbered", images, lines=tuple(range(20)))
+    rest, held_back = hold_back(source, 0.3, 0)
+    parts = source, rest, held_back, rest.take(np.array([2, 0]))
+    addresses = {
+        np.asarray(memoryview(HeldTensor(part.images, planes=True).whole)).ctypes.data
+        for part in parts
+    }
+    assert addresses == {whole_of(source.images).ctypes.data}
+    for part in parts:  # lines say which image each is
+        own = images[list(part.lines)]
+        np.testing.assert_array_equal(part.images, own)
+        np.testing.assert_array_equal(part.read(1), own[1])
+        (plain,) = plain_batches(part, batch_size=20)
+        np.testing.assert_array_equal(np.rint(plain * 255.0), own)
+        (drawn,) = drawn_batches(
+            part, batch_size=2, recipe=SAME, seed=0, size=(6, 8), first_step=0, last_step=1
+        )
+        (views,) = two_views(part, batch_size=2, recipe=SAME, seed=0, first_step=0, last_step=1)
+        np.testing.assert_allclose(drawn[0] / 255, views[0], atol=1e-6)
+        order = batch_order(tf.constant(0, tf.int64), len(part), 2, 0)
+        np.testing.assert_array_equal(drawn[0], own[order])
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1), (1, 4, 1, 3), (2, 1, 5, 1)])
+def test_images_with_sides_of_one_pixel_are_held(rng, shape):
+    images = rng.integers(0, 256, shape, np.uint8)
+    (plain,) = plain_batches(from_arrays(images), batch_size=3)
+    np.testing.assert_array_equal(np.rint(plain * 255.0), images)
 
 
 WITHOUT_TRACES = """
