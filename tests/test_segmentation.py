@@ -300,6 +300,22 @@ def test_it_begins_with_the_pretrained_encoder_and_says_so(scenes, pretrained, t
     assert "encoder: random weights" in capsys.readouterr().out
 
 
+def test_images_of_several_sizes_are_seen_as_the_run_saw_its_views(
+    scenes, pretrained, tmp_path, capsys
+):
+    """Of images of one size views are these, as before."""
+    command = ["--task=segmentation", f"--dataset=folder:{scenes}", f"--ignore_label={VOID}", *TINY]
+    command += [f"--init_weights={pretrained}", "--num_epochs=0"]
+    assert main.main([*command, f"--finetune_save_path={tmp_path / 'a'}"]) == 0
+    assert "size of the views: that of the run, --crop_size='16 16'" in capsys.readouterr().out
+    results = results_of(tmp_path / "a")
+    sizes = results["config"]["input_size"], results["config"]["crop_size"]
+    assert sizes == ("0 0", "16 16")
+    size = "--input_size=24 24"
+    assert main.main([*command, size, f"--finetune_save_path={tmp_path / 'b'}"]) == 0
+    assert json.loads((tmp_path / "b/model.json").read_text())["view_size"] == [24, 24]
+
+
 def test_a_frozen_encoder_stays_as_it_is_and_the_decoder_does_not(scenes, pretrained, tmp_path):
     flags = (f"--init_weights={pretrained}", "--freeze=True")
     assert segment_scenes(tmp_path, scenes, *flags) == 0

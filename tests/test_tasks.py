@@ -170,6 +170,35 @@ def test_a_frozen_encoder_keeps_its_statistics_with_augmentation(pretrained, pic
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory) -> Path:
+    """A folder of 2 classes of pictures of several sizes, and a run on them at 24x16 pixels."""
+    root, rng = tmp_path_factory.mktemp("sizes"), np.random.default_rng(0)
+    for name in ("dim", "bright"):
+        (root / "pictures" / name).mkdir(parents=True)
+        for i in range(10):
+            pixels = rng.integers(0, 200, (26 + i, 20 + i, 3), np.uint8) + 50 * (name == "bright")
+            Image.fromarray(pixels.astype(np.uint8)).save(root / f"pictures/{name}/{i}.png")
+    assert pretrain(root / "run", root / "pictures", "--input_size=24 16", "--max_steps=1") == 0
+    return root
+
+
+def test_a_classifier_takes_the_size_of_the_run_it_begins_with(sizes, tmp_path, capsys):
+    command = ["--task=classification", f"--dataset=folder:{sizes / 'pictures'}", "--freeze"]
+    command += [f"--init_weights={sizes / 'run'}", "--precision=float32", "--num_epochs=2"]
+    out = f"--finetune_save_path={tmp_path / 'out'}"
+    capsys.readouterr()
+    assert main.main([*command, out, "--max_steps=1"]) == 0
+    assert "size: that of the run, --input_size='24 16'\n" in capsys.readouterr().out
+    assert results_of(tmp_path / "out")["config"]["input_size"] == "24 16"
+    assert main.main([*command, out, "--resume"]) == 0
+    other = ["--input_size=16", f"--finetune_save_path={tmp_path / 'other'}"]
+    assert main.main([*command, *other]) == 0
+    assert results_of(tmp_path / "other")["config"]["input_size"] == "16 16"
+    assert main.main([*command, "--overwrite", out, "--init_weights=none"]) == 2
+    assert "Expected images of one size" in capsys.readouterr().err
+
+
 def test_fine_tuning_changes_the_encoder(pretrained, pictures, tmp_path):
     assert classify(tmp_path, pretrained, pictures) == 0
     name = "encoder/stem_conv/kernel"

@@ -60,6 +60,7 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
+        config = encoders.adopt_sizes(config, checkpoint)
     splits = splits or datasets.load_splits(config, need_labels=True)
     train, test = datasets.train_and_test(config, splits)
     size = datasets.view_size(config, train)

@@ -335,13 +335,39 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         there = set(DATA_SETTINGS) - config.given
         adopted |= {name: getattr(trained, name) for name in there}
         print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
-    if config.given.isdisjoint(SIZE_SETTINGS):
-        sizes = {name: getattr(trained, name) for name in SIZE_SETTINGS}
-        adopted |= sizes
-        flags = [f"--{name}='{show(size)}'" for name, size in sizes.items() if size != (0, 0)]
-        if flags:
-            print(f"size: that of the run, {' '.join(flags)}", flush=True)
-    return config.replace(**adopted)
+    return adopt_sizes(config.replace(**adopted), checkpoint)
+
+
+def adopt_sizes(config: Config, checkpoint: pathlib.Path) -> Config:
+    """Returns the settings with the sizes of the checkpoint's run, where no flag says otherwise."""
+    sizes = _sizes_of(config, checkpoint)
+    flags = [f"--{name}='{show(size)}'" for name, size in sizes.items() if size != (0, 0)]
+    if flags:
+        print(f"size: that of the run, {' '.join(flags)}", flush=True)
+    return config.replace(**sizes)
+
+
+def adopt_view_size(config: Config, checkpoint: pathlib.Path) -> Config:
+    """Returns the settings with views of the size that the checkpoint's run had, where no flag says
+    otherwise; images stay as they are.
+    """
+    sizes = _sizes_of(config, checkpoint)
+    known = [size for size in (sizes.get("crop_size"), sizes.get("input_size")) if size]
+    size = next((size for size in known if size != (0, 0)), None)
+    if size is None:
+        return config
+    print(f"size of the views: that of the run, --crop_size='{show(size)}'", flush=True)
+    return config.replace(crop_size=size)
+
+
+def _sizes_of(config: Config, checkpoint: pathlib.Path) -> dict[str, tuple[int, int]]:
+    """Returns the sizes of the checkpoint's run; none where a flag gives one."""
+    folder = _run_of(checkpoint)
+    trained = folder.settings() if folder else None
+    if folder is None or trained is None or not config.given.isdisjoint(SIZE_SETTINGS):
+        return {}
+    there = {name: trained[name] for name in SIZE_SETTINGS if name in trained}
+    return read_all(SETTINGS, there, str(folder.path / "config.yaml"))
 
 
 def _check_data(trained: Config, checkpoint: pathlib.Path) -> None:

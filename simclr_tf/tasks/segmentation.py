@@ -119,6 +119,9 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
     parts = _load_parts(config)
+    if checkpoint is not None and parts.train.image_size is None:
+        # Views need a size. Images keep theirs: a mask must not be cut to the shape of others.
+        config = encoders.adopt_view_size(config, checkpoint)
     size = datasets.view_size(config, parts.train)
     config = fitting.fit_batch(run, encoders.with_stem(config, size), parts.train)
     run = dataclasses.replace(run, config=config)
