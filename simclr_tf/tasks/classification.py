@@ -20,6 +20,7 @@ from simclr_tf.evaluation.features import embed
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
+from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import AccuracyMonitor
 from simclr_tf.training.checkpoints import named_variables, numbered_variables
 from simclr_tf.training.distribution import scope_of
@@ -51,11 +52,26 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         config: The settings.
         splits: The data, where they are loaded already.
     """
-    with assembly.start_run(config, strategies=_strategies) as run:
-        return _classify(run, splits)
+    with (
+        told_together(lambda: [] if splits else _look_ahead(config)) as begun,
+        assembly.start_run(config, strategies=_strategies) as run,
+    ):
+        return _classify(run, splits, begun)
 
 
-def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
+def _look_ahead(config: Config) -> list[UserError]:
+    """Returns what keeps a run with these settings from its first step."""
+    refusals = Refusals()
+    refusals.of_images(
+        refusals.of_weights(config),
+        lambda config: datasets.load_splits(config, need_labels=True, look=False),
+        lambda config, splits: datasets.train_and_test(config, splits)[0],
+        need_labels=True,
+    )
+    return refusals
+
+
+def _classify(run: assembly.Run, splits: data.Splits | None, begun: Begun) -> dict[str, Any]:
     config = run.config
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
@@ -106,6 +122,7 @@ def _classify(run: assembly.Run, splits: data.Splits | None) -> dict[str, Any]:
         **named_variables("classifier", head.variables),
         **numbered_variables("optimizer", model.optimizer.variables),
     }
+    begun()
     step = resuming.begin_or_resume(run, variables, plan=plan)
     origin = resuming.name_initial_weights(run, checkpoint)
     run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)

@@ -58,11 +58,11 @@ def load_splits(
         masks=masks,
     )
     if look:
-        _look_at_sample(splits, asked_size(config), need_labels)
+        look_at_sample(splits, asked_size(config), need_labels)
     return splits
 
 
-def _look_at_sample(splits: data.Splits, view: tuple[int, int], need_labels: bool) -> None:
+def look_at_sample(splits: data.Splits, view: tuple[int, int], need_labels: bool) -> None:
     """Prints what is odd about a sample of the images; raises UserError where one is broken."""
     problems = look_at(splits, view=view, labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]

@@ -23,6 +23,7 @@ from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses import NTXent
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
+from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -44,18 +45,38 @@ def run(config: Config) -> dict[str, Any]:
 
     Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
     """
-    with assembly.start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run:
-        return _pretrain(run)
+    with (
+        told_together(lambda: _look_ahead(config)) as begun,
+        assembly.start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run,
+    ):
+        return _pretrain(run, begun)
 
 
-def _pretrain(run: assembly.Run) -> dict[str, Any]:
+def _look_ahead(config: Config) -> list[UserError]:
+    """Returns what keeps a run with these settings from its first step."""
+    refusals = Refusals()
+    if config.init_weights != "auto":
+        refusals.of_weights(config)
+    refusals.of_images(
+        config,
+        lambda config: _load_splits(config, look=False),
+        lambda config, splits: _share_out(config, splits)[0],
+    )
+    return refusals
+
+
+def _load_splits(config: Config, *, look: bool = True) -> data.Splits:
+    # Validation is contrastive: its images are held back later, whether there is a test set or not.
+    return datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True, look=look)
+
+
+def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     config = run.config
     services = _reach_services(run)
     checkpoint = _first_weights(run)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
-    # Validation is contrastive: its images are held back below, whether there is a test set or not.
-    splits = datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True)
+    splits = _load_splits(config)
     train, held_back = _share_out(config, splits)
     size = datasets.view_size(config, train)
     config = fitting.fit_batch(run, encoders.with_stem(config, size), train)
@@ -77,6 +98,7 @@ def _pretrain(run: assembly.Run) -> dict[str, Any]:
     variables = _all_variables(model)
     monitor = _make_monitor(config, splits, size)
     validation = _validation(run, held_back, make_views)
+    begun()
     # From here on a run that lay in the folder is gone: what can be refused has been.
     step = resuming.begin_or_resume(
         run,

@@ -30,6 +30,7 @@ from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.pixel_losses import PixelLoss, balanced_weights
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
+from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 from simclr_tf.training.checkpoints import (
     Variables,
@@ -109,16 +110,27 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.finetune_save_path`. What is reported are the weights that were
     best on the validation images, on test images that chose nothing.
     """
-    with assembly.start_run(config) as run:
-        return _segment(run)
+    with told_together(lambda: _look_ahead(config)) as begun, assembly.start_run(config) as run:
+        return _segment(run, begun)
 
 
-def _segment(run: assembly.Run) -> dict[str, Any]:
+def _look_ahead(config: Config) -> list[UserError]:
+    """Returns what keeps a run with these settings from its first step."""
+    refusals = Refusals()
+    refusals.of_images(
+        refusals.of_weights(config),
+        lambda config: _load_splits(config, look=False),
+        lambda config, splits: _share_out(config, splits).train,
+    )
+    return refusals
+
+
+def _segment(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     config = run.config
     checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
         config = encoders.adopt_encoder(config, checkpoint)
-    parts = _load_parts(config)
+    parts = _share_out(config, _load_splits(config))
     if checkpoint is not None and parts.train.image_size is None:
         # Views need a size. Images keep theirs: a mask must not be cut to the shape of others.
         config = encoders.adopt_view_size(config, checkpoint)
@@ -157,6 +169,7 @@ def _segment(run: assembly.Run) -> dict[str, Any]:
         read_size,
         scale_rule(size, trained_on=trained_on, area_min=area_min),
     )
+    begun()
     step = resuming.begin_or_resume(run, variables, plan=plan)
     _name_unknown_best(run, step)
     origin = resuming.name_initial_weights(run, checkpoint)
@@ -213,9 +226,13 @@ class MeanIoULine(keras.callbacks.Callback):
             )
 
 
-def _load_parts(config: Config) -> Parts:
-    """Loads the images with their masks, checked, and shares them out."""
-    splits = datasets.load_splits(config, masks=datasets.mask_rules(config))
+def _load_splits(config: Config, *, look: bool = True) -> data.Splits:
+    """Loads the images with their masks, checked."""
+    return datasets.load_splits(config, masks=datasets.mask_rules(config), look=look)
+
+
+def _share_out(config: Config, splits: data.Splits) -> Parts:
+    """Shares the images out by what they are for."""
     train, test = datasets.train_and_test(config, splits)
     if not config.val_fraction:
         return Parts(train, None, test)
