@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 import main
 from simclr_tf.augment import Recipe
@@ -118,6 +120,18 @@ def test_the_report_holds_all_of_it(evaluated):
     assert html.count("data:image/png") == len(results["pictures"])
     assert f"{100 * results['logistic_regression']:.1f}" in html
     assert "not measured" in html.lower()  # fine-tuning was not asked for
+
+
+@pytest.mark.slow
+def test_many_short_runs_are_not_taken_for_retracing(pretrained, tmp_path, caplog, monkeypatch):
+    """Of five networks: TensorFlow warns where five of ten calls of a function have traced it."""
+    fresh = polymorphic_function._FrequentTracingDetectorManager()
+    monkeypatch.setattr(polymorphic_function, "_frequent_tracing_detector_manager", fresh)
+    monkeypatch.setattr(tf.get_logger(), "propagate", True)
+    flags = ("--protocols=finetune", "--label_fractions=0.2", "--num_epochs=2")
+    assert evaluate(tmp_path, pretrained, *flags, "--num_seeds=5") == 0
+    assert len(list((tmp_path / "fine_tuning").iterdir())) == 5
+    assert "retracing" not in caplog.text
 
 
 def test_fine_tuning_and_its_twin(pretrained, tmp_path):

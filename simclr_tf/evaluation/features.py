@@ -107,4 +107,6 @@ def _make_forward(model: keras.Model) -> Callable[[tf.Tensor], tf.Tensor]:
     def forward(images: tf.Tensor) -> tf.Tensor:
         return tf.cast(reference()(images, training=False), tf.float32)  # type: ignore[misc]
 
-    return forward
+    # At once: TensorFlow takes the traces that first calls make, a model after another, for those
+    # of one function called in ever new ways, and warns of them.
+    return forward.get_concrete_function()
