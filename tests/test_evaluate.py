@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -19,7 +21,9 @@ from simclr_tf.config import Config
 from simclr_tf.data import Source, hold_back, load
 from simclr_tf.data.plain import plain_batches, view_batches
 from simclr_tf.evaluation import logistic
+from simclr_tf.tasks.evaluate import probes
 from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
+from simclr_tf.training.callbacks.knn_monitor import NEIGHBOURS, TEMPERATURE
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -44,6 +48,18 @@ def arrays(tmp_path_factory) -> Path:
     images = rng.integers(0, 100, (84, 16, 16, 3), np.uint8)
     images[np.arange(84), :, :, labels] += 120
     np.savez(path, x_train=images[:60], y_train=labels[:60], x_test=images[60:], y_test=labels[60:])
+    return path
+
+
+@pytest.fixture(scope="module")
+def arrays_hard(tmp_path_factory) -> Path:
+    """90 + 90 pictures of 3 classes that hardly differ: each encoder tells others apart."""
+    path = tmp_path_factory.mktemp("data") / "hard.npz"
+    rng = np.random.default_rng(0)
+    labels = np.arange(180) % 3
+    images = rng.integers(0, 200, (180, 16, 16, 3), np.uint8)
+    images[np.arange(180), :, :, labels] += 12
+    np.savez(path, x_train=images[:90], y_train=labels[:90], x_test=images[90:], y_test=labels[90:])
     return path
 
 
@@ -120,6 +136,32 @@ def test_the_report_holds_all_of_it(evaluated):
     assert html.count("data:image/png") == len(results["pictures"])
     assert f"{100 * results['logistic_regression']:.1f}" in html
     assert "not measured" in html.lower()  # fine-tuning was not asked for
+
+
+def test_an_untrained_encoder_is_the_same_wherever_it_is_compared(
+    tmp_path, arrays_hard, monkeypatch, capsys
+):
+    """Before training, as a baseline of pre-training, and of an evaluation by other seeds."""
+    folder = tmp_path / "pretrain"
+    flags = [f"--dataset=npz:{arrays_hard}", f"--pretrain_save_path={folder}", "--max_steps=1"]
+    assert main.main(["--task=pretrain", *flags, *TINY, "--seed=3"]) == 0
+    said = capsys.readouterr().out
+    with open(folder / "metrics.csv", newline="") as file:
+        before = float(next(csv.DictReader(file))["knn_accuracy"])
+    reported = results_of(folder)["baselines"]["random_encoder"]
+    assert f"before training: kNN accuracy {before:.3f} (k 20, temperature 0.1)" in said
+    assert f"(random encoder {before:.3f}, " in said
+    same = probes.choose_knn(np.eye(4), np.arange(4), seed=0, num_classes=4)._replace(
+        k=NEIGHBOURS, temperature=TEMPERATURE
+    )
+    monkeypatch.setattr(probes, "choose_knn", lambda *args, **options: same)
+    assert evaluate(tmp_path / "e", folder, "--protocols=baselines", "--seed=5") == 0
+    evaluated = results_of(tmp_path / "e")["baselines"]["random_encoder"]
+    assert [reported, evaluated] == pytest.approx([before, before], abs=1e-4)
+    assert 0.15 < before < 0.95  # other draws give other numbers
+    assert re.search(
+        r"knn random encoder +0\.\d+ +\(k 20, temperature 0\.1\)", capsys.readouterr().out
+    )
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from PIL import Image
 from tiny import write_colour_classes
 
 import main
+from simclr_tf import plots
 from simclr_tf.config import Config
 from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
@@ -117,6 +118,32 @@ def test_a_few_images_that_fill_no_batch_are_not_named(batch_size, capsys):
     config = Config.resolve(task="pretrain", batch_size=batch_size)
     fitting.plan_steps(config, from_arrays(np.zeros((99, 4, 4, 3), np.uint8)))
     assert ("leaves out" in capsys.readouterr().out) == (batch_size == 31)
+
+
+def curves_drawn(monkeypatch):
+    """The arguments of each figure of curves by its file's name."""
+    drawn: dict[str, dict] = {}
+
+    def note(series, path, **options):
+        drawn[path.name] = dict(series)
+
+    monkeypatch.setattr(plots, "plot_curves", note)
+    return drawn
+
+
+def test_curves_end_with_what_is_reported(pictures, tmp_path, monkeypatch):
+    """Of three epochs, looked at after every second."""
+    drawn = curves_drawn(monkeypatch)
+    flags = ("--num_epochs=3", "--eval_every_epochs=2")
+    assert pretrain(tmp_path / "p", pictures, *flags, "--val_fraction=0.25") == 0
+    knn = drawn["accuracy.png"]["knn_accuracy"]
+    assert np.isnan(knn).tolist() == [False, True, False, False]
+    assert knn[-1] == pytest.approx(results_of(tmp_path / "p")["knn_accuracy"])
+    assert np.isnan(drawn["loss.png"]["val_loss"]).tolist() == [True, True, False, False]
+    assert classify(tmp_path / "c", tmp_path / "p", pictures, *flags) == 0
+    test = drawn["accuracy.png"]["test"]
+    assert np.isnan(test).tolist()[-3:] == [True, False, False]
+    assert test[-1] == pytest.approx(results_of(tmp_path / "c")["accuracy"], abs=1e-4)
 
 
 def test_pretraining_leaves_what_the_contract_names(pretrained):

@@ -178,8 +178,8 @@ def _state_problem(
         return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
 
     def monitor(inputs: tf.data.Dataset) -> AccuracyMonitor:
-        every = config.eval_every_epochs or config.num_epochs
-        return AccuracyMonitor(inputs, np.asarray(test.labels), every_epochs=every)
+        labels = np.asarray(test.labels)
+        return AccuracyMonitor(inputs, labels, epochs=fitting.judged_epochs(config))
 
     if config.freeze:
         features = embed(encoder, plain(train))

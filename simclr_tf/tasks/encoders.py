@@ -73,6 +73,15 @@ def build_encoder(config: Config) -> keras.Model:
     )
 
 
+def untrained_encoder(config: Config) -> keras.Model:
+    """Builds the encoder as a run of the settings begins, with weights drawn from the seed.
+
+    It is the one that every task compares with: other draws give other accuracies.
+    """
+    keras.utils.set_random_seed(config.seed)
+    return build_encoder(config)
+
+
 def normalization(text: str) -> str:
     """Returns what the setting `normalize_input` says of an encoder of ours: auto is none."""
     word = text.strip().lower()

@@ -130,6 +130,13 @@ def _warn_of_high_rate(batch_size: int, peak: float) -> None:
     )
 
 
+def judged_epochs(config: Config) -> list[int]:
+    """Returns the epochs, counted from 1, after which a run is judged: every few, and the last."""
+    last = config.num_epochs
+    every = config.eval_every_epochs or max(last, 1)
+    return sorted({*range(every, last, every), last})
+
+
 def name_left_out(count: int, taken: int, what: str, *, when: str = "") -> None:
     """Prints how many of the images whole batches have no place for, where these are many.
 

@@ -135,7 +135,7 @@ def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     if not run.leads:  # what the leader does from here on must need no other worker
         return {}
     results = _results(run, plan, monitor, model, rate)
-    _plot_curves(run, loss, config.batch_size)
+    _plot_curves(run, loss, config.batch_size, results.get("knn_accuracy"))
     return run.finish(**results)
 
 
@@ -179,9 +179,12 @@ def _validation(
     views = functools.partial(
         make_views, held_back, batch_size=batch_size, first_step=0, last_step=last
     )
-    every = config.eval_every_epochs or config.num_epochs
     batches = distribute(run.strategy, lambda shard: views(shard=shard))
-    return {"validation_data": batches, "validation_steps": last, "validation_freq": every}
+    return {
+        "validation_data": batches,
+        "validation_steps": last,
+        "validation_freq": fitting.judged_epochs(config),
+    }
 
 
 def _first_weights(run: assembly.Run) -> pathlib.Path | None:
@@ -200,7 +203,7 @@ def _build_model(
         layers=config.projection_layers,
         hidden=config.projection_hidden,
     )
-    encoder = encoders.build_encoder(config)
+    encoder = encoders.untrained_encoder(config)
     if checkpoint is not None:
         encoders.load_encoder_weights(encoder, checkpoint)
     return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
@@ -263,7 +266,10 @@ def _look_before_training(monitor: KNNMonitor, encoder: keras.Model) -> dict[str
     """Returns the metrics of the encoder before the first step."""
     row = monitor.measure(encoder)
     if "knn_accuracy" in row:
-        print(f"before training: kNN accuracy {row['knn_accuracy']:.3f}", flush=True)
+        print(
+            f"before training: kNN accuracy {row['knn_accuracy']:.3f} ({monitor.settings()})",
+            flush=True,
+        )
     return row
 
 
@@ -292,7 +298,7 @@ def _results(
     if "knn_accuracy" in final:
         untaught = {
             "raw_pixels": pixel_encoder(PIXEL_SIDE, run.config.channels),
-            "random_encoder": encoders.build_encoder(run.config),
+            "random_encoder": encoders.untrained_encoder(run.config),
         }
         baselines = {
             name: monitor.measure_accuracy(encoder, limit=KNN_LIMIT)
@@ -302,7 +308,7 @@ def _results(
         print(
             f"kNN accuracy {final['knn_accuracy']:.3f} "
             f"(random encoder {baselines['random_encoder']:.3f}, "
-            f"raw pixels {baselines['raw_pixels']:.3f})",
+            f"raw pixels {baselines['raw_pixels']:.3f}; {monitor.settings(limit=KNN_LIMIT)})",
             flush=True,
         )
     return metrics
@@ -319,7 +325,10 @@ def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset)
     )
 
 
-def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
+def _plot_curves(
+    run: assembly.Run, loss: NTXent, batch_size: int, knn_accuracy: float | None
+) -> None:
+    """Draws the journal; where it ends without a look at the features, with the one reported."""
     if not run.folder.rows:  # the journal was removed
         return
     series = plots.series_of(run.folder.rows)
@@ -332,6 +341,9 @@ def _plot_curves(run: assembly.Run, loss: NTXent, batch_size: int) -> None:
         losses, run.folder.plots / "loss.png", title="NT-Xent", x=epochs, levels=levels
     )
     shares = {name: values for name, values in series.items() if name.endswith("accuracy")}
+    looks = shares.get("knn_accuracy")
+    if knn_accuracy is not None and looks is not None and np.isnan(looks[-1]):
+        looks[-1] = knn_accuracy
     plots.plot_curves(
         shares, run.folder.plots / "accuracy.png", title="Accuracy", x=epochs, percent=True
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import keras
 import numpy as np
 
 from simclr_tf.evaluation.features import pixel_encoder
@@ -42,8 +41,9 @@ def measure_baselines(subject: Subject, labels: Labels, width: int) -> dict[str,
     del pixels  # the widest of all
     probe("pca", reduced, "knn", "logreg")
     del reduced
-    keras.utils.set_random_seed(subject.config.seed)
-    untaught = subject.embed(encoders.build_encoder(subject.config))
+    # With the weights that the run which is evaluated began with, whatever seed the probes take.
+    seed = (subject.trained or subject.config).seed
+    untaught = subject.embed(encoders.untrained_encoder(subject.config.replace(seed=seed)))
     probe("random_encoder", untaught, "knn", "logreg")
     means = {
         name.removeprefix("knn_"): entry["mean"]

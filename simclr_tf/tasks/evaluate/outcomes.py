@@ -58,7 +58,10 @@ def summarise(
     accuracies = [outcome["accuracy"] for outcome in outcomes]
     several = len(accuracies) > 1
     mean = assembly.rounded(float(np.mean(accuracies)))
-    print(f"{name.replace('_', ' '):<28} {mean:.4f}", flush=True)
+    votes = (
+        f"  (k {settings['k']}, temperature {settings['temperature']})" if "k" in settings else ""
+    )
+    print(f"{name.replace('_', ' '):<28} {mean:.4f}{votes}", flush=True)
     return {
         "accuracy": [assembly.rounded(value) for value in accuracies],
         "mean": mean,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from simclr_tf.training.logs import Logs
 
 
 class AccuracyMonitor(keras.callbacks.Callback):
-    """Judges a classifier on labelled inputs every few epochs.
+    """Judges a classifier on labelled inputs after some of the epochs.
 
     Adds `val_loss` and `val_accuracy` to the epoch's logs. The forward pass is not that of
     Keras' `evaluate`: its last, smaller batch would be compiled by XLA anew.
@@ -22,19 +22,19 @@ class AccuracyMonitor(keras.callbacks.Callback):
     Args:
         inputs: Batches of what the classifier takes, [<= N, ...] each, the same ones at every look.
         labels: int [M], of all inputs in their order.
-        every_epochs: Epochs between two looks.
+        epochs: The epochs, counted from 1, after which it looks.
     """
 
     def __init__(
-        self, inputs: Iterable[tf.Tensor], labels: np.ndarray, *, every_epochs: int
+        self, inputs: Iterable[tf.Tensor], labels: np.ndarray, *, epochs: Collection[int]
     ) -> None:
         super().__init__()
         self.inputs = inputs
         self.labels = np.asarray(labels)
-        self.every_epochs = every_epochs
+        self.epochs = epochs
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if logs is None or (epoch + 1) % self.every_epochs:
+        if logs is None or epoch + 1 not in self.epochs:
             return
         logits = self.logits(self.model)
         losses = keras.losses.sparse_categorical_crossentropy(

@@ -57,7 +57,7 @@ class HealthLine(keras.callbacks.Callback):
             parts.append(f"feature spread {logs['feature_spread']:.2f}")
         if "knn_accuracy" in logs:
             knn = f"kNN accuracy {logs['knn_accuracy']:.3f}"
-            parts.append(f"{knn} (k {self.monitor.k}, temperature {self.monitor.temperature})")
+            parts.append(f"{knn} ({self.monitor.settings()})")
         if logs.get("skipped_steps"):
             parts.append(
                 f"{spell_number(int(logs['skipped_steps']), 'step')} skipped (float16 overflow)"

@@ -55,6 +55,19 @@ class KNNMonitor(keras.callbacks.Callback):
         self.k = k
         self.temperature = temperature
 
+    def settings(self, *, limit: int = 0) -> str:
+        """Returns how the accuracy is measured, in words for the lines that give one.
+
+        Args:
+            limit: As `measure` takes it.
+        """
+        most = limit or self.limit
+        text = f"k {self.k}, temperature {self.temperature}"
+        if max(len(self.train), len(self.test)) <= most:
+            return text
+        voting, judged = (min(len(source), most) for source in (self.train, self.test))
+        return f"{text}, {voting:,} images vote on {judged:,}"
+
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if logs is not None and self.every_epochs and (epoch + 1) % self.every_epochs == 0:
             logs.update(self.measure(self.model.encoder))
