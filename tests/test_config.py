@@ -32,7 +32,8 @@ CONTRACT = """
     flip_prob jitter_prob color_prob blur_prob noise_prob rotate_prob cutout_prob
     strength max_rotation crop_area_min jitter_mode
     precision augment_on xla steps_per_execution deterministic data_service strategy
-    pretrain_save_path finetune_save_path resume overwrite save_every_epochs keep_checkpoints
+    pretrain_save_path finetune_save_path resume overwrite
+    save_every_epochs save_every_minutes keep_checkpoints
     eval_every_epochs log_every_steps max_steps histograms profile tracker preview
     protocols label_fractions num_seeds compare with_z embed_format index projector
     predict_save_path tile_size tile_overlap

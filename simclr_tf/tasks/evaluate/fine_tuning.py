@@ -81,6 +81,7 @@ def _classify(
             histograms=False,
             eval_every_epochs=0,
             save_every_epochs=epochs,
+            save_every_minutes=0.0,
             keep_checkpoints=1,
             finetune_save_path=str(folder),
         ),
