@@ -175,6 +175,25 @@ def test_bad_files_of_both_sets_are_reported_at_once(run_check, photos, tmp_path
     assert "train/1.jpg" in (out := capsys.readouterr().out) and "test/1.jpg" in out
 
 
+def test_a_bad_file_does_not_keep_the_good_ones_from_being_shown(run_check, photos, capsys):
+    tear(photos / "a" / "1.jpg")
+    code, folder = run_check(f"--dataset=folder:{photos}", "--preview", "--crop_size=16")
+    assert code == 2
+    assert kinds_of(folder) == ["damaged"] and not (folder / "results.json").exists()
+    assert sorted(path.name for path in (folder / "plots").iterdir()) == sorted(PREVIEWS)
+    out, err = capsys.readouterr()
+    assert "5 images, several sizes" in out and "a 3, b 2" in out and "sizes: " in out
+    assert "got 1 error" in err
+
+
+def test_without_a_size_the_table_of_bad_files_is_there_and_no_preview(run_check, photos, capsys):
+    tear(photos / "a" / "1.jpg")
+    code, folder = run_check(f"--dataset=folder:{photos}", "--preview")
+    assert code == 2 and kinds_of(folder) == ["damaged"]
+    assert "no preview: the images differ in size" in capsys.readouterr().out
+    assert not (folder / "plots").exists()
+
+
 def test_bad_files_may_be_left_out_and_are_counted(run_check, photos, capsys):
     tear(photos / "a" / "1.jpg")
     code, folder = run_check(f"--dataset=folder:{photos}", "--skip_bad_images")

@@ -62,7 +62,7 @@ def run(config: Config) -> dict[str, Any]:
 
     Raises:
         UserError: The data is not there, or holds what would stop or spoil training; there is a
-            table of problems then, but no results.
+            table of problems then, and a preview of the images that are good, but no results.
     """
     with assembly.start_run(config) as run:
         return _report(run)
@@ -81,8 +81,7 @@ def _report(run: assembly.Run) -> dict[str, Any]:
     resuming.begin_or_resume(run, {})
     table = run.folder.path / TABLE
     write_whole(table, lambda path: write_problems(path, problems, skip_bad_images=skip))
-    if not errors:
-        _describe(checked)
+    _describe(checked)
     if problems:
         lists = config.train_file_path
         root = os.path.dirname(lists) if lists else folder_of(config.dataset)
@@ -93,16 +92,15 @@ def _report(run: assembly.Run) -> dict[str, Any]:
         f"{spell_counts(problems, skip_bad_images=skip)}; all of them in {table}",
         flush=True,
     )
+    seen, pictures = _seen(checked.splits), []
+    if config.preview and (not errors or _can_be_seen(config, seen)):
+        pictures = _draw_preview(run, seen, datasets.view_size(config, seen))
     if errors:
         raise UserError(
             f"Expected data that can be trained on, got {spell_number(len(errors), ERROR)}, all in "
             f"{table}. Mend what it names{_hint(errors)}, and check again."
         )
     splits = checked.splits
-    pictures = []
-    if config.preview:
-        seen = _seen(splits)
-        pictures = _draw_preview(run, seen, datasets.view_size(config, seen))
     return run.finish(
         num_train=len(splits.train),
         num_test=0 if splits.test is None else len(splits.test),
@@ -125,6 +123,17 @@ def _report(run: assembly.Run) -> dict[str, Any]:
 def _seen(splits: data.Splits) -> data.Source:
     """Returns the images that pre-training sees."""
     return splits.train if splits.unlabelled is None else splits.unlabelled
+
+
+def _can_be_seen(config: Config, source: data.Source) -> bool:
+    """Whether good images are left beside wrong ones, and the size of views of them is known."""
+    if not len(source):
+        print("no preview: no good image is left")
+        return False
+    sized = datasets.asked_size(config) != (0, 0) or source.image_size is not None
+    if not sized:
+        print("no preview: the images differ in size, pass that of the views as --input_size")
+    return sized
 
 
 def _check(config: Config, problems: list[Problem]) -> Checked:
@@ -203,7 +212,7 @@ def _hint(errors: Sequence[Problem]) -> str:
 
 def _describe(checked: Checked) -> None:
     """Prints what there is: images, sizes and images per class."""
-    for source in checked.splits.present():
+    for source in filter(len, checked.splits.present()):
         datasets.describe_data(source)
         if source.labels is not None:
             print(f"  {_spell_counts(_count_classes(source))}")
