@@ -18,7 +18,7 @@ ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in 
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
-.PHONY: help setup addons interop wheel matrix notebooks demo docs test test-fast lint format types clean
+.PHONY: help setup addons interop wheel matrix notebooks demo docs test test-fast test-gpu lint format types clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -110,6 +110,11 @@ test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there a
 
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+# In one process, as a GPU's memory is not shared well. Without a GPU an error: who asks for these
+# tests must not be told that all is well when none has run.
+test-gpu: $(STAMP) ## Run the tests that need a GPU; an error where TensorFlow sees none
+	$(BIN)/python -m pytest -m gpu -p no:xdist tests/test_gpu.py
 
 lint: $(STAMP) types ## Check style, format and types
 	$(BIN)/ruff check .

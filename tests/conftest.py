@@ -13,6 +13,35 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+ON_CPU = "SIMCLR_TF_GPU_TESTS_ON_CPU"  # 1: the CPU stands for the GPU, see test_gpu.py
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides GPUs from all tests but those of `-m gpu`, before TensorFlow is imported."""
+    if config.option.markexpr != "gpu" or os.environ.get(ON_CPU) == "1":
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        return
+    # Instead of all memory at the start: the processes that tests start need some of it too.
+    os.environ["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
+    import tensorflow as tf
+
+    if not tf.config.list_physical_devices("GPU"):
+        pytest.exit(
+            "Expected a GPU that TensorFlow sees, got none: none of these tests has run. Look at "
+            "what nvidia-smi says and install requirements-gpu.txt, or set "
+            f"{ON_CPU}=1 to try the tests' own code on the CPU.",
+            returncode=2,
+        )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves the tests that need a GPU to `-m gpu`."""
+    if config.option.markexpr == "gpu":
+        return
+    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
