@@ -44,7 +44,7 @@ def trained(steps, name="lars"):
     optimizer = make_optimizer(
         name, learning_rate=schedule, weight_decay=1e-4, variables=model.trainable_variables
     )
-    model.compile(optimizer, NTXent(0.5), jit_compile=False)
+    model.compile(optimizer, NTXent(0.5))
     if steps:
         model.fit(tf.data.Dataset.from_tensors(tiny_views(4)).repeat(steps), verbose=0)
     state = {

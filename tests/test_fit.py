@@ -69,9 +69,7 @@ def batches(first, last):
 def made(steps_per_execution=1, optimizer=None, **arguments):
     model = tiny_simclr(**arguments)
     optimizer = optimizer or keras.optimizers.SGD(0.1, momentum=0.9)
-    model.compile(
-        optimizer, NTXent(0.5), steps_per_execution=steps_per_execution, jit_compile=False
-    )
+    model.compile(optimizer, NTXent(0.5), steps_per_execution=steps_per_execution)
     return model
 
 

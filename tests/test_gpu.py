@@ -65,7 +65,7 @@ def losses(device: str, name: str, xla: bool, microbatch_size: int = 0) -> list[
             microbatch_size=microbatch_size,
         )
         optimizer = make_optimizer(
-            "lars", learning_rate=0.5, weight_decay=1e-4, variables=model.trainable_variables
+            "lars", learning_rate=0.05, weight_decay=1e-4, variables=model.trainable_variables
         )
         model.compile(optimizer, NTXent(0.2), jit_compile=xla)
         step = tf.function(model.train_step, jit_compile=xla)

@@ -105,7 +105,7 @@ def test_a_training_that_collapses_is_told_so_a_healthy_one_is_not(capsys, rng, 
     if collapses:
         optimizer = keras.optimizers.SGD(1e-9, weight_decay=1e9)
         optimizer.exclude_from_weight_decay([answer.bias, *model.head.trainable_variables])
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(optimizer, loss)
     views = tf.data.Dataset.from_tensors(tiny_views())
     images = from_arrays(rng.integers(0, 256, (40, 9, 9, 3), np.uint8))
     monitor = KNNMonitor(images, images)

@@ -326,8 +326,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_through_fit(images):
     encoder(images, training=True)
     encoder.trainable = False
     model = keras.Sequential([encoder, keras.layers.Dense(3)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, jit_compile=False)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = [v.numpy() for v in encoder.variables]
     head = model.layers[-1].kernel.numpy()
     model.fit(images, np.int32([0, 1, 2, 0]), epochs=2, verbose=0)
@@ -341,8 +340,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics_through_fit(images):
 def test_an_unfrozen_encoder_moves_its_statistics_through_fit(images):
     encoder = tiny_encoder()
     model = keras.Sequential([encoder, keras.layers.Dense(3)])
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("sgd", loss, jit_compile=False)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     before = encoder.get_layer("norm").moving_mean.numpy()
     model.fit(images, np.int32([0, 1, 2, 0]), epochs=1, verbose=0)
     assert (encoder.get_layer("norm").moving_mean.numpy() != before).all()

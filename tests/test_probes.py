@@ -268,7 +268,6 @@ def descend_slowly(x, labels, first, *, num_classes, steps, rate, decay):
     model.compile(
         keras.optimizers.SGD(schedule, momentum=0.9, nesterov=True),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        jit_compile=False,
     )
     model.fit(x, labels, batch_size=len(x), epochs=steps, shuffle=False, verbose=0)
     return model

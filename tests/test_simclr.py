@@ -39,23 +39,9 @@ def all_norms(model):
     return norms([*model.encoder.layers, *model.head.stack.layers])
 
 
-def compiled(
-    *,
-    rate=0.1,
-    temperature=0.5,
-    microbatch_size=0,
-    optimizer=None,
-    jit_compile=False,
-    **arguments,
-):
-    """Without XLA, as tasks train on a CPU; Keras' own default is XLA, slow to compile."""
+def compiled(*, rate=0.1, temperature=0.5, microbatch_size=0, optimizer=None, **arguments):
     model = tiny_simclr(microbatch_size=microbatch_size)
-    model.compile(
-        optimizer or keras.optimizers.SGD(rate),
-        CountingNTXent(temperature),
-        jit_compile=jit_compile,
-        **arguments,
-    )
+    model.compile(optimizer or keras.optimizers.SGD(rate), CountingNTXent(temperature), **arguments)
     return model
 
 
@@ -90,7 +76,7 @@ def test_a_real_encoder_learns_with_lars(views):
         "lars", learning_rate=1.0, weight_decay=1e-4, variables=model.trainable_variables
     )
     loss = NTXent(0.2)
-    model.compile(optimizer, loss, jit_compile=False)
+    model.compile(optimizer, loss)
     history = model.fit(batches(views, 10), epochs=4, verbose=0).history["loss"]
     assert history[-1] < 0.7 * loss.start(COUNT)
 
@@ -235,7 +221,7 @@ def small_resnet(microbatch_size=0):
 
 def test_cached_gradients_of_a_real_encoder_are_those_of_the_whole_batch(views):
     model = small_resnet()
-    model.compile(keras.optimizers.SGD(0.1), NTXent(0.5), jit_compile=False)
+    model.compile(keras.optimizers.SGD(0.1), NTXent(0.5))
     freeze_norms(model, views)
     tensors = tuple(tf.constant(view) for view in views)
 
@@ -306,7 +292,7 @@ def test_cached_training_is_plain_training_where_norms_are_frozen(views):
     for microbatch_size in (0, 2):
         model = tiny_simclr(microbatch_size=microbatch_size)
         freeze_norms(model, views)
-        model.compile(keras.optimizers.SGD(0.1), NTXent(0.5), jit_compile=False)
+        model.compile(keras.optimizers.SGD(0.1), NTXent(0.5))
         after.append(weights_after(model, views, 3))
     for ours, theirs in zip(*after, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)

@@ -185,7 +185,7 @@ def begun_and_resumed(folder, monkeypatch):
 
 def train_told(tracking, first_step):
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse")
     callback = tracking.callback(first_step=first_step)
     model.fit(np.zeros((4, 2)), np.zeros(4), callbacks=[callback], verbose=0)
     tracking.report({"config": {}, "accuracy": 0.5})
