@@ -13,6 +13,8 @@ from unittest import mock
 
 import tensorflow as tf
 
+from simclr_tf.training import execution
+
 NAME = "stand-in GPU"
 
 
@@ -32,6 +34,7 @@ def stand_in_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
         _answers(tf.config, "list_physical_devices", physical),
         _answers(tf.config, "list_logical_devices", logical),
         mock.patch.object(tf.config.experimental, "get_device_details", lambda device: details),
+        mock.patch.object(execution, "xla_failure", lambda gpu: ""),  # its process sees no GPU
     ):
         yield
 
