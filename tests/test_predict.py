@@ -471,6 +471,55 @@ def check_classes(run, coloured, tmp_path):
     assert (run / "results.json").exists()  # the run is as it was
 
 
+@pytest.mark.parametrize("kind", ["segmented", "frozen"])
+def test_a_bad_file_costs_nobody_the_predictions_of_the_others(kind, request, tmp_path, capsys):
+    """Cut off behind its header: only who decodes it finds out."""
+    given = request.getfixturevalue(kind)
+    run = given[0] if kind == "segmented" else given
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (9, 40, 40, 3), np.uint8)
+    for index, pixels in enumerate(noise):
+        Image.fromarray(pixels).save(photos / f"{index}.png")
+    whole = (photos / "4.png").read_bytes()
+    (photos / "4.png").write_bytes(whole[:2000])
+    words = (f"--dataset=folder:{photos}", f"--init_weights={run}", f"--predict_save_path={out}")
+    for attempt in range(2):  # the folder of the first refuses nobody a second
+        assert predicted(*words) == 2
+        said, error = capsys.readouterr()
+        assert "got 1 of 9 in " in error and "damaged (1): cut off" in error
+        assert "4.png" in error and "Traceback" not in error
+        assert f"predictions of the other 8 are in {out}" in error
+        assert ("which bad files were left out of" in said) == (attempt == 1)
+        assert [os.path.basename(row["path"]) for row in rows_of(out)] == [
+            f"{index}.png" for index in range(9) if index != 4
+        ]
+        with open(out / "bad_files.csv", newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == [str(photos / "4.png")]
+        assert (out / "contact_sheet.png").exists() and not (out / "results.json").exists()
+    if kind == "segmented":
+        assert not (out / "masks/4.png").exists() and (out / "masks/8.png").exists()
+    before = rows_of(out)
+    assert predicted(*words, "--skip_bad_images") == 0
+    assert rows_of(out) == before and results_of(out)["num_skipped"] == 1
+    assert not (out / "bad_files.csv").exists()
+    (photos / "4.png").write_bytes(whole)
+    assert predicted(*words) == 2  # these have come to their end
+    assert "--overwrite" in capsys.readouterr().err
+    assert predicted(*words, "--overwrite") == 0
+    assert [row for row in rows_of(out) if not row["path"].endswith("4.png")] == before
+
+
+def test_of_bad_files_alone_nothing_is_predicted(frozen, tmp_path, capsys):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(noise).save(tmp_path / "photos/a.png")
+    (tmp_path / "photos/a.png").write_bytes((tmp_path / "photos/a.png").read_bytes()[:2000])
+    words = (f"--dataset=folder:{tmp_path / 'photos'}", f"--predict_save_path={tmp_path / 'out'}")
+    assert predicted(*words, f"--init_weights={frozen}") == 2
+    assert "got 1 of 1 in" in capsys.readouterr().err
+
+
 def test_mistakes_have_one_clear_line(segmented, frozen, pictures, tmp_path, capsys):
     run = segmented[0]
     (tmp_path / "empty").mkdir()

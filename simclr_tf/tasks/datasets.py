@@ -26,6 +26,7 @@ def load_splits(
     some_labels: bool = False,
     masks: MaskRules | None = None,
     look: bool = True,
+    stop_at_bad: bool = True,
 ) -> data.Splits:
     """Loads the data that the settings name, with labels or with masks where they are needed.
 
@@ -36,6 +37,7 @@ def load_splits(
         some_labels: A list may have labels in some lines only.
         masks: Every image must have a mask that keeps these rules.
         look: Decode a sample of the images.
+        stop_at_bad: Raise where one of these does not decode; else whoever reads it finds out.
 
     Raises:
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
@@ -58,15 +60,17 @@ def load_splits(
         masks=masks,
     )
     if look:
-        look_at_sample(splits, asked_size(config), need_labels)
+        look_at_sample(splits, asked_size(config), need_labels, stop_at_bad=stop_at_bad)
     return splits
 
 
-def look_at_sample(splits: data.Splits, view: tuple[int, int], need_labels: bool) -> None:
-    """Prints what is odd about a sample of the images; raises UserError where one is broken."""
+def look_at_sample(
+    splits: data.Splits, view: tuple[int, int], need_labels: bool, *, stop_at_bad: bool = True
+) -> None:
+    """Prints what is odd about a sample of the images; may raise UserError where one is broken."""
     problems = look_at(splits, view=view, labels=need_labels)
     errors = [problem for problem in problems if problem.severity() == ERROR]
-    if errors:
+    if errors and stop_at_bad:
         do = "does" if len(errors) == 1 else "do"
         raise UserError(
             f"Expected images that decode, got {len(errors)} in a sample that {do} not:\n"

@@ -18,6 +18,7 @@ from simclr_tf.tasks.predict.classifier import Classifier
 from simclr_tf.tasks.predict.naming import output_names
 from simclr_tf.tasks.predict.output_folder import OutputFolder
 from simclr_tf.tasks.predict.segmenter import Segmenter
+from simclr_tf.tasks.predict.tolerant import tolerate
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
 from simclr_tf.tasks.predict.work import Work
 from simclr_tf.training.execution import choose_execution, print_execution
@@ -33,8 +34,11 @@ def run(config: Config) -> dict[str, Any]:
     Writes `config.predict_save_path`: a table, a contact sheet and, of a segmentation, a mask and
     an overlay for each image, of the image's own size.
 
+    Images that do not decode cost nobody the predictions of the others, but there are no results.
+
     Raises:
-        UserError: There is no such run, no such data, or the folder is not free.
+        UserError: There is no such run, no such data, the folder is not free, or images do not
+            decode.
     """
     started = time.monotonic()
     limit_pixels(config.max_pixels)
@@ -54,7 +58,7 @@ def _predict(
     folder.check(overwrite=config.overwrite)
     execution = choose_execution(config.precision, "false")
     print_execution(execution)
-    source = _load_source(config.replace(channels=trained.config.channels))
+    source = tolerate(_load_source(config.replace(channels=trained.config.channels)))
     model = build_model(trained)
     print(
         f"predicts the {spell_number(len(source), 'image')} of {source.name} with "
@@ -69,9 +73,11 @@ def _predict(
     folder.begin()
     pace = Pace(len(source))
     task.predict_all(pace)
+    found = task.report() if source.good() else {}
+    source.check(folder)
     run = assembly.Run(config, execution, RunFolder(folder.path), started)
     return run.finish(
-        **task.report(),
+        **found,
         num_images=len(source),
         num_skipped=source.skipped,
         class_names=list(trained.class_names),
@@ -111,5 +117,5 @@ def _output_path(config: Config, trained: Trained) -> pathlib.Path:
 def _load_source(config: Config) -> data.Source:
     """Loads the images that are reported on, all where there is one set; each of its own size."""
     plain = config.replace(input_size=(0, 0), cache="false", val_fraction=0.0, num_classes=0)
-    splits = datasets.load_splits(plain, some_labels=True)
+    splits = datasets.load_splits(plain, some_labels=True, stop_at_bad=False)
     return splits.train if splits.test is None else splits.test

@@ -27,7 +27,7 @@ class Classifier:
         self.work = work
         self.size = _view_size(work)
         self.images = Counter[int]()
-        self._captions: list[str] = []
+        self._captions: dict[int, str] = {}
 
     def predict_all(self, pace: Pace) -> None:
         columns = ["path", "class", "probability", f"top{TOP}"]
@@ -43,16 +43,20 @@ class Classifier:
             return tf.nn.softmax(tf.cast(self.work.model(images, training=False), tf.float32))
 
         try:
+            first = 0
             for images in self._batches():
-                for odds in classify(images).numpy():
-                    rows.append(self._row(len(rows), odds))
+                for index, odds in enumerate(classify(images).numpy(), first):
+                    if index not in self.work.source.bad:
+                        rows.append(self._row(index, odds))
+                first += len(images)
                 pace.add(len(images))
         finally:
             self.work.folder.write_table(columns, rows)
 
     def report(self) -> dict[str, Any]:
         """Draws the contact sheet and returns the results of the task."""
-        shown = spread(len(self.work.source))
+        good = self.work.source.good()
+        shown = [good[place] for place in spread(len(good))]
         images = [shrunk(self.work.source.read(index)) for index in shown]
         captions = [self._captions[index] for index in shown]
         title = sheet_title(shown, self.work.source)
@@ -72,7 +76,7 @@ class Classifier:
         first = np.argsort(-odds, kind="stable")[:TOP]
         best = int(first[0])
         self.images[best] += 1
-        self._captions.append(f"{names[best]} {odds[best]:.2f}")
+        self._captions[index] = f"{names[best]} {odds[best]:.2f}"
         top = "; ".join(f"{names[number]}={odds[number]:.4f}" for number in first)
         return [self.work.path_of(index), names[best], f"{odds[best]:.4f}", top]
 

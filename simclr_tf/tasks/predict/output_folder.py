@@ -14,7 +14,8 @@ from simclr_tf.writing import write_whole
 # All that is written; whatever else lies in the folder is the user's.
 TABLE = "predictions.csv"
 FOLDERS = ("masks", "overlays")
-FILES = (TABLE, "contact_sheet.png", "results.json")
+BAD_FILES = "bad_files.csv"  # instead of results, where some did not decode
+FILES = (TABLE, "contact_sheet.png", "results.json", BAD_FILES)
 TABLE_BEGINS = ("path,mask,", "path,class,probability,")
 
 Row = list[str]
@@ -33,6 +34,9 @@ class OutputFolder:
     def check(self, *, overwrite: bool) -> None:
         """Raises UserError where a prediction may not be written; removes nothing yet."""
         if not {path.name for path in self.path.iterdir()} - {LOCK}:
+            return
+        if not overwrite and self._is_ours() and (self.path / BAD_FILES).exists():
+            print(f"replaces the predictions in {self.path}, which bad files were left out of")
             return
         if not overwrite:
             raise UserError(
@@ -69,12 +73,12 @@ class OutputFolder:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, save)
 
-    def write_table(self, columns: Row, rows: Iterable[Row]) -> None:
-        """Writes the table."""
+    def write_table(self, columns: Row, rows: Iterable[Row], name: str = TABLE) -> None:
+        """Writes the table of predictions, or another."""
 
         def save(path: pathlib.Path) -> None:
             # Names that are no UTF-8 go out as the bytes that they came in as.
             with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
                 csv.writer(file).writerows([columns, *rows])
 
-        self.write(TABLE, save)
+        self.write(name, save)

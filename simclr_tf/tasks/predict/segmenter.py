@@ -57,7 +57,11 @@ class Segmenter:
         try:
             with ThreadPoolExecutor(max(CORES, 2)) as pool:
                 images = _ahead(pool, self.work.source.read, range(len(self.work.source)))
-                found = ((i, image, self._segment(image)) for i, image in enumerate(images))
+                found = (
+                    (i, image, self._segment(image))
+                    for i, image in enumerate(images)
+                    if i not in self.work.source.bad
+                )
                 for row, counts in _ahead(pool, lambda each: self._write(*each), found):
                     rows.append(row)
                     self.pixels += counts
@@ -67,7 +71,9 @@ class Segmenter:
 
     def report(self) -> dict[str, Any]:
         """Draws the contact sheet and returns the results of the task."""
-        images, masks = zip(*(self._thumbnails[index] for index in self.shown), strict=True)
+        shown = [index for index in self.shown if index in self._thumbnails]
+        shown = shown or sorted(self._thumbnails)  # all that were to be shown are bad files
+        images, masks = zip(*(self._thumbnails[index] for index in shown), strict=True)
 
         def save(path: pathlib.Path) -> None:
             plots.plot_segmentation(
@@ -76,7 +82,7 @@ class Segmenter:
                 masks,
                 path,
                 class_names=self.work.trained.class_names,
-                title=sheet_title(self.shown, self.work.source),
+                title=sheet_title(shown, self.work.source),
             )
 
         self.work.folder.write("contact_sheet.png", save)
@@ -105,7 +111,7 @@ class Segmenter:
             self.work.folder.write(
                 f"overlays/{name}.png", lambda path: overlay.save(path, format="PNG")
             )
-        if index in self.shown:
+        if index in self.shown or not self._thumbnails:
             self._thumbnails[index] = shrunk(image), shrunk(mask)
         counts = np.bincount(mask.ravel(), minlength=count)
         shares = [f"{share:.6f}" for share in counts / mask.size]

@@ -6,9 +6,9 @@ import dataclasses
 
 import keras
 
-from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.tasks.predict.output_folder import OutputFolder
+from simclr_tf.tasks.predict.tolerant import Tolerant
 from simclr_tf.tasks.predict.trained import Trained
 
 
@@ -28,7 +28,7 @@ class Work:
     config: Config
     trained: Trained
     model: keras.Model
-    source: data.Source
+    source: Tolerant
     folder: OutputFolder
     names: list[str]
 
