@@ -105,8 +105,8 @@ demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built
 docs: $(STAMP) ## Build the documentation into site/, every warning an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there are cores, at most 4
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=worksteal
+test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there are cores, at most 4; DURATIONS=60 lists the slowest
+	$(BIN)/python tests/whole_suite.py $(if $(DURATIONS),--durations=$(DURATIONS))
 
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"

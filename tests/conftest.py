@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import re
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Several processes of pytest share the cores: the threads of t-SNE and of matrix products, which
@@ -13,6 +16,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pytest
 
+# As TensorFlow names the gradients that `tf.custom_gradient` defines while a graph is traced.
+TRACED_GRADIENT = re.compile(r"CustomGradient-\d+")
 ON_CPU = "SIMCLR_TF_GPU_TESTS_ON_CPU"  # 1: the CPU stands for the GPU, see test_gpu.py
 
 
@@ -58,10 +63,32 @@ def images(rng: np.random.Generator) -> np.ndarray:
 def _float32_policy():
     """A run sets the global Keras policy; every test begins with float32."""
     yield
-    import sys
-
     if "keras" in sys.modules:
         sys.modules["keras"].config.set_dtype_policy("float32")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Has the collector pass over what is imported now and stays: half a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _graphs_end_with_their_module():
+    """Frees the graphs that a module has traced.
+
+    TensorFlow keeps the gradient of every `tf.custom_gradient` in a graph, and so the graph, in a
+    registry that nothing leaves. Between modules no graph is left whose gradient is to be taken.
+    """
+    yield
+    if "keras" not in sys.modules:
+        return
+    from tensorflow.python.framework import ops
+
+    registry = ops.gradient_registry._registry
+    for name in list(filter(TRACED_GRADIENT.fullmatch, registry)):
+        del registry[name]
+    sys.modules["keras"].utils.clear_session()  # collects too
 
 
 @pytest.fixture(scope="module")
