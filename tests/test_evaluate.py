@@ -22,7 +22,9 @@ from simclr_tf.data import Source, hold_back, load
 from simclr_tf.data.plain import plain_batches, view_batches
 from simclr_tf.evaluation import logistic
 from simclr_tf.tasks.evaluate import probes
+from simclr_tf.tasks.evaluate.baselines import _principal
 from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
+from simclr_tf.tasks.evaluate.subject import Features
 from simclr_tf.training.callbacks.knn_monitor import NEIGHBOURS, TEMPERATURE
 
 pytestmark = pytest.mark.usefixtures("shallow")
@@ -368,3 +370,16 @@ def test_views_of_all_images_come_in_their_order(rng):
     source = noise
     assert np.abs(views(1) - views(2)).mean() > 0.01
     np.testing.assert_array_equal(views(1), views(1))
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.5, 0.25), (0.995, 0.002)])
+def test_components_of_near_white_pages_keep_their_spread(mean, std):
+    """PCA of float32 computes E[x x'] - E[x] E[x'] of many rows, which white pages cancel."""
+    rng = np.random.default_rng(0)
+    spread = std * np.linspace(1.0, 0.05, 48)
+    pixels = rng.normal(mean, spread, (1500, 48)).astype(np.float32)
+    reduced = _principal(Features(pixels, pixels[:40]), 16, seed=0)
+    centred = pixels - pixels.mean(axis=0, dtype=np.float64)
+    exact = np.linalg.svd(centred, compute_uv=False)[:16] / np.sqrt(len(pixels))
+    np.testing.assert_allclose(reduced.train.std(axis=0, dtype=np.float64), exact, rtol=1e-3)
+    np.testing.assert_allclose(reduced.test, reduced.train[:40], atol=1e-5)

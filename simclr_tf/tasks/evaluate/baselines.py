@@ -57,5 +57,8 @@ def _principal(pixels: Features, width: int, seed: int) -> Features:
     from sklearn.decomposition import PCA
 
     some = pixels.train[spread(len(pixels.train), PCA_IMAGES)]
-    pca = PCA(min(width, *some.shape), random_state=seed, copy=False).fit(some)
-    return Features(*(pca.transform(x).astype(np.float32, copy=False) for x in pixels))
+    # Centred here: PCA itself may compute E[x x'] - E[x] E[x'] in float32, and of near-white pages
+    # nothing is left of that.
+    mean = some.mean(axis=0, dtype=np.float64).astype(np.float32)  # [P]
+    pca = PCA(min(width, *some.shape), random_state=seed, copy=False).fit(some - mean)
+    return Features(*(pca.transform(x - mean).astype(np.float32, copy=False) for x in pixels))

@@ -20,7 +20,7 @@ def measure_health(subject: Subject, h: np.ndarray) -> dict[str, Any]:
     some = subject.test.take(rows)
     first, second = (subject.embed_view(some, subject.recipe, view) for view in (1, 2))
     unit = h / np.maximum(np.linalg.norm(h, axis=1, keepdims=True), 1e-12)
-    spreads = np.sort(unit.std(axis=0))[::-1]
+    spreads = np.sort(unit.std(axis=0, dtype=np.float64))[::-1]
     shown = spreads[spread(len(spreads), SPREAD_VALUES)]
     return {
         "alignment": assembly.rounded(metrics.alignment(first, second)),
