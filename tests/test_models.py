@@ -13,6 +13,7 @@ from tiny import norms, policy, tiny_encoder, tiny_simclr, tiny_views
 
 from simclr_tf.losses import NTXent
 from simclr_tf.models import BatchNormalization, ProjectionHead, classifier_head, resnet
+from simclr_tf.models.heads import set_scale, take_up_scale
 from simclr_tf.models.resnet import DEPTHS, STAGES, STEMS, choose_stem
 
 # Trainable parameters without a head, as published (torchvision's less the classifier).
@@ -24,6 +25,7 @@ PUBLISHED = {
     (34, "small"): 21_284_672 - 7_680,
     (50, "small"): 23_508_032 - 7_680,
 }
+NORMALIZE_WEIGHTS = ("mean", "variance", "count")  # names in checkpoints since 0.1.0
 SMALL = 0.0625  # width multiplier of the encoders that are run
 
 
@@ -225,13 +227,28 @@ def test_classifier_head(nonlinear):
     features = np.random.default_rng(0).normal(3, 5, (50, 6)).astype(np.float32)
     with policy("mixed_bfloat16"):
         head = classifier_head(6, 4, nonlinear=nonlinear, normalize=True)
-    head.get_layer("normalize").adapt(features)
+    set_scale(head, features.mean(axis=0), features.std(axis=0))
     logits = head(features)
     assert (logits.shape, logits.dtype) == ((50, 4), tf.float32)
     assert trainable(head) == (6 * 6 + 6 if nonlinear else 0) + 6 * 4 + 4
     shifted = head.get_layer("normalize")(features)
     np.testing.assert_allclose(np.mean(shifted, axis=0), 0.0, atol=1e-5)
     np.testing.assert_allclose(np.std(shifted, axis=0), 1.0, atol=1e-4)
+
+
+def test_a_head_of_an_older_run_takes_silent_features_as_they_are():
+    """Variance 0 was divided by 1e-7; the checkpoint's names and other values stay."""
+    head = classifier_head(3, 2, normalize=True)
+    layer = head.get_layer("normalize")
+    assert [v.path.split("/")[-2:] for v in layer.variables] == [
+        ["normalize", name] for name in NORMALIZE_WEIGHTS
+    ]
+    for variable, value in zip(layer.variables, ([1.0, 0.0, 2.0], [4.0, 0.0, 1.0], 0), strict=True):
+        variable.assign(value)  # as a checkpoint is read
+    take_up_scale(head)
+    np.testing.assert_allclose(layer(np.float32([[3.0, 0.5, 2.5]])), [[1.0, 0.5, 0.5]])
+    np.testing.assert_array_equal(layer.variance, [[4.0, 1.0, 1.0]])
+    assert layer.get_weights()[1].tolist() == [4.0, 1.0, 1.0]
 
 
 # --- BatchNormalization ---

@@ -91,6 +91,28 @@ def test_mean_and_deviation_count_the_rows_asked_for_in_every_view(rng, monkeypa
     np.testing.assert_allclose(whole, features[0].mean(axis=0, dtype=float), rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 100.0])
+def test_a_trace_of_a_feature_is_not_blown_up(rng, scale):
+    """Of few images, one may show a feature faintly that a test image shows whole."""
+    features = rng.normal(3.0, 1.0, (20, 5)) * scale
+    features[:, 3] = 0.0
+    features[7, 3] = 1e-4 * scale
+    features[:, 4] = 0.0
+    mean, deviation = preparation.mean_and_deviation(features.astype(np.float32))
+    spread = features[:, :3].std(axis=0)
+    np.testing.assert_allclose(deviation[:3], spread, rtol=1e-5)  # ordinary ones keep their own
+    typical = np.sqrt(np.mean([*spread**2, features[:, 3].var()]))
+    np.testing.assert_allclose(deviation[3], preparation.LEAST_DEVIATION * typical, rtol=1e-5)
+    assert deviation[4] == 1.0
+    assert np.abs((3.0 * scale - mean[3]) / deviation[3]) < 50.0
+
+
+def test_constant_features_alone_have_deviation_1():
+    mean, deviation = preparation.mean_and_deviation(np.full((6, 3), 0.3, np.float32))
+    np.testing.assert_array_equal(deviation, 1.0)
+    np.testing.assert_allclose(mean, 0.3, rtol=1e-6)
+
+
 @pytest.mark.parametrize("chooser", CHOOSERS)
 def test_no_choice_can_see_the_test_images(chooser):
     arrays = [n for n in inspect.signature(chooser).parameters if "features" in n or "labels" in n]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import pkgutil
+import re
 import signal
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from simclr_tf import plots
 from simclr_tf.config import Config
 from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, fitting
+from simclr_tf.evaluation.preparation import mean_and_deviation
+from simclr_tf.tasks import assembly, classification, fitting
 from simclr_tf.training import execution
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
@@ -236,6 +238,66 @@ def test_fine_tuning_changes_the_encoder(pretrained, pictures, tmp_path):
         "confusion_matrix.png",
         "loss.png",
     }
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Has feature 0 be 0 in training and 0.5 in the test images of a frozen encoder."""
+
+    def embed(encoder, batches):
+        first = not found
+        found.append(classification_embed(encoder, batches))
+        found[-1][:, 0] = 0.0 if first else 0.5
+        return found[-1]
+
+    found: list[np.ndarray] = []
+    classification_embed = classification.embed
+    monkeypatch.setattr(classification, "embed", embed)
+    return found
+
+
+def printed_test_loss(capsys) -> float:
+    """The last one that was printed."""
+    return float(re.findall(r"test loss (\S+)", capsys.readouterr().out)[-1])
+
+
+def variance_of(folder: Path) -> np.ndarray:
+    (name,) = (name for name in final_arrays(folder) if name.endswith("normalize/variance"))
+    return final_arrays(folder)[name]
+
+
+def test_a_feature_that_was_silent_in_training_is_not_blown_up(
+    pretrained, pictures, tmp_path, silent, capsys
+):
+    flags = ("--freeze=True", "--eval_every_epochs=1")
+    assert classify(tmp_path, pretrained, pictures, *flags) == 0
+    mean, deviation = mean_and_deviation(silent[0])
+    np.testing.assert_allclose(variance_of(tmp_path), deviation**2, rtol=1e-6)
+    assert variance_of(tmp_path)[0] == 1.0
+    assert np.abs((silent[1] - mean) / deviation).max() < 50.0
+    assert printed_test_loss(capsys) < 10.0
+
+
+def test_a_run_of_0_1_0_goes_on_without_dividing_by_nothing(
+    pretrained, pictures, tmp_path, silent, monkeypatch, capsys
+):
+    flags = ("--freeze=True", "--eval_every_epochs=1")
+    with monkeypatch.context() as older:
+        older.setattr(classification, "take_up_scale", lambda head: None)
+        older.setattr(
+            classification,
+            "set_scale",
+            lambda head, mean, deviation: head.get_layer("normalize").adapt(silent[0]),
+        )
+        assert classify(tmp_path, pretrained, pictures, *flags, "--max_steps=3") == 0
+    assert variance_of(tmp_path)[0] == 0.0
+    scales = variance_of(tmp_path)
+    silent.clear()
+    assert classify(tmp_path, pretrained, pictures, *flags, "--resume") == 0
+    assert variance_of(tmp_path)[0] == 1.0
+    kept = np.where(scales > 0.0, scales, 1.0)  # what it was begun with
+    np.testing.assert_array_equal(variance_of(tmp_path), kept)
+    assert printed_test_loss(capsys) < 10.0
 
 
 def test_a_share_of_the_labels_is_drawn_class_by_class(pretrained, pictures, tmp_path):

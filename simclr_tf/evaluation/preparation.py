@@ -8,6 +8,7 @@ from simclr_tf.data.sources import stratified_split
 
 HELD_BACK = 0.1  # share of the training features that settings are chosen on
 BLOCK_ROWS = 4096  # summed in float64 at a time
+LEAST_DEVIATION = 0.1  # of the typical one
 
 
 def hold_back_tenth(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,7 +38,9 @@ def mean_and_deviation(
         rows: The images that count, int [m]; None: all.
 
     Returns:
-        The deviation is 1 where a feature is constant: dividing by it does no harm.
+        The deviation is 1 where a feature is constant: dividing by it does no harm. Elsewhere it is
+        at least `LEAST_DEVIATION` of the root mean square of all that are not: a feature that one
+        of few images showed a trace of would be blown up on the first image that shows it whole.
     """
     counted = np.arange(features.shape[-2]) if rows is None else rows
     views = np.asarray(features).reshape(-1, *features.shape[-2:])  # [V, M, F]
@@ -53,5 +56,9 @@ def mean_and_deviation(
 
     mean = average(0.0, 1)
     deviation = np.sqrt(average(mean, 2))
-    deviation[deviation <= 1e-6 * np.abs(mean)] = 1.0  # what is left is rounding
+    varies = deviation > 1e-6 * np.abs(mean)  # below, what is left is rounding
+    if varies.any():
+        typical = np.sqrt(np.mean(np.square(deviation[varies])))
+        deviation = np.maximum(deviation, LEAST_DEVIATION * typical)
+    deviation[~varies] = 1.0
     return mean.astype(np.float32), deviation.astype(np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from simclr_tf.models.layers import BatchNormalization
@@ -84,8 +85,8 @@ def classifier_head(
         features: F, width of the features.
         num_classes: Number of classes.
         nonlinear: Put a hidden layer of width F, with ReLU, before the linear one.
-        normalize: Begin with a layer "normalize" that shifts and scales each feature; its `adapt`
-            takes the training features. On a frozen encoder it spares tuning the learning rate.
+        normalize: Begin with a layer "normalize" that shifts and scales each feature; see
+            `set_scale`. On a frozen encoder it spares tuning the learning rate.
     """
     layers: list[keras.layers.Layer] = [keras.Input((features,))]
     if normalize:
@@ -94,3 +95,22 @@ def classifier_head(
         layers.append(keras.layers.Dense(features, activation="relu", name="hidden"))
     layers.append(keras.layers.Dense(num_classes, dtype="float32", name="logits"))
     return keras.Sequential(layers, name="classifier_head")
+
+
+def set_scale(head: keras.Sequential, mean: np.ndarray, deviation: np.ndarray) -> None:
+    """Sets what the layer "normalize" of a classifier subtracts and divides by, float [F] each."""
+    _, _, count = head.get_layer("normalize").get_weights()
+    head.get_layer("normalize").set_weights([mean, np.square(deviation), count])
+    take_up_scale(head)
+
+
+def take_up_scale(head: keras.Sequential) -> None:
+    """Has the layer "normalize" compute with its variables, such as after a checkpoint was read.
+
+    Runs of version 0.1.0 hold variance 0 for a feature that was silent in training, which the layer
+    would divide by 1e-7: it becomes 1. Their head has learnt nothing of such a feature.
+    """
+    layer = head.get_layer("normalize")
+    mean, variance, count = layer.get_weights()
+    layer.set_weights([mean, np.where(variance > 0.0, variance, 1.0), count])
+    layer.finalize_state()  # the layer computes with constants that it makes of its variables

@@ -17,7 +17,8 @@ from simclr_tf.data.pipeline import feature_batches, labelled_batches
 from simclr_tf.data.plain import plain_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
-from simclr_tf.models.heads import classifier_head
+from simclr_tf.evaluation.preparation import mean_and_deviation
+from simclr_tf.models.heads import classifier_head, set_scale, take_up_scale
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
 from simclr_tf.tasks.refusals import Begun, Refusals, told_together
@@ -124,6 +125,8 @@ def _classify(run: assembly.Run, splits: data.Splits | None, begun: Begun) -> di
     }
     begun()
     step = resuming.begin_or_resume(run, variables, plan=plan)
+    if config.freeze:
+        take_up_scale(head)  # that of the run that is gone on with
     origin = resuming.name_initial_weights(run, checkpoint)
     run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)
     rate = fitting.train(
@@ -183,7 +186,7 @@ def _state_problem(
 
     if config.freeze:
         features = embed(encoder, plain(train))
-        head.get_layer("normalize").adapt(features)
+        set_scale(head, *mean_and_deviation(features))
     if config.freeze and not config.augments_by_name():
         batches = feature_batches(
             features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed

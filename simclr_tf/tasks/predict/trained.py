@@ -10,7 +10,7 @@ import numpy as np
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.models.heads import classifier_head
+from simclr_tf.models.heads import classifier_head, take_up_scale
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.missing_run import spell_runs_near
@@ -131,6 +131,5 @@ def build_model(trained: Trained) -> keras.Model:
     variables |= named_variables(HEADS[config.task], head)
     restore(variables, trained.arrays, str(trained.checkpoint))
     if config.task == "classification" and config.freeze:
-        # The layer computes with constants that it made of its variables when it was built.
-        top.get_layer("normalize").finalize_state()
+        take_up_scale(top)
     return model
