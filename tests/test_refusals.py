@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import main
+from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.tasks.refusals import told_together
 from simclr_tf.training.run_folder import RunFolder
@@ -93,15 +94,16 @@ def test_masks_are_looked_at_too(wrong, tmp_path, capsys):
     assert error.startswith(TOGETHER.format(2)) and "3.png" in error
 
 
-def test_what_comes_later_stays_as_it_is():
-    with (
-        pytest.raises(UserError, match=r"^late$"),
-        told_together(lambda: [UserError("x")]) as begun,
-    ):
+def test_what_comes_later_stays_as_it_is_and_so_does_what_a_resumed_run_is_refused_for():
+    def together(*texts: str, **settings: object):
+        return told_together(Config(**settings), lambda config: [UserError(text) for text in texts])
+
+    with pytest.raises(UserError, match=r"^late$"), together("other") as begun:
         begun()
         raise UserError("late")
-    with pytest.raises(UserError, match=r"^alone$"), told_together(lambda: [UserError("alone")]):
+    with pytest.raises(UserError, match=r"^alone$"), together("alone"):
         raise UserError("alone")
-    with pytest.raises(UserError, match="2 reasons.*\n  1. one\n  2. two$"):
-        with told_together(lambda: [UserError("one"), UserError("two")]):
-            raise UserError("one")
+    with pytest.raises(UserError, match=r"^settings$"), together("other", resume=True):
+        raise UserError("settings")
+    with pytest.raises(UserError, match="2 reasons.*\n  1. one\n  2. two$"), together("one", "two"):
+        raise UserError("one")

@@ -54,7 +54,7 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
         splits: The data, where they are loaded already.
     """
     with (
-        told_together(lambda: [] if splits else _look_ahead(config)) as begun,
+        told_together(config, lambda config: [] if splits else _look_ahead(config)) as begun,
         assembly.start_run(config, strategies=_strategies) as run,
     ):
         return _classify(run, splits, begun)

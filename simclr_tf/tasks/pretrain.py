@@ -46,7 +46,7 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
     """
     with (
-        told_together(lambda: _look_ahead(config)) as begun,
+        told_together(config, _look_ahead) as begun,
         assembly.start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run,
     ):
         return _pretrain(run, begun)

@@ -20,13 +20,16 @@ Begun = Callable[[], None]
 
 
 @contextlib.contextmanager
-def told_together(look_ahead: Callable[[], list[UserError]]) -> Iterator[Begun]:
+def told_together(
+    config: Config, look_ahead: Callable[[Config], list[UserError]]
+) -> Iterator[Begun]:
     """Within the block, an error of the user's is raised with all others that would come after it.
 
     Yields what is called once nothing more can be refused: an error from then on stays as it is,
     and so does one that is alone.
 
     Args:
+        config: The settings. A run that is resumed has begun before: what it is refused for is one.
         look_ahead: Returns what it finds wrong; called where there is an error, and kept silent.
     """
     beginning = True
@@ -38,10 +41,10 @@ def told_together(look_ahead: Callable[[], list[UserError]]) -> Iterator[Begun]:
     try:
         yield begun
     except UserError as error:
-        if not beginning:
+        if not beginning or config.resume:
             raise
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            others = look_ahead()
+            others = look_ahead(config)
         texts = list(dict.fromkeys(str(each) for each in (error, *others)))
         if len(texts) == 1:
             raise

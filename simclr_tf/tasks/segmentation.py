@@ -110,7 +110,7 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.finetune_save_path`. What is reported are the weights that were
     best on the validation images, on test images that chose nothing.
     """
-    with told_together(lambda: _look_ahead(config)) as begun, assembly.start_run(config) as run:
+    with told_together(config, _look_ahead) as begun, assembly.start_run(config) as run:
         return _segment(run, begun)
 
 
