@@ -158,6 +158,12 @@ def blur_planes(planes: tf.Tensor, sigma: tf.Tensor, dtype: tf.DType = tf.float3
 
 
 @compiled
+def from_planes(planes: tf.Tensor, dtype: tf.DType = tf.uint8) -> tf.Tensor:
+    """Turns what `to_planes` has laid out back: [N, W, C, H] -> [N, H, W, C] of `dtype`."""
+    return tf.transpose(tf.cast(planes, dtype), [0, 3, 1, 2])
+
+
+@compiled
 def to_planes(images: tf.Tensor) -> tf.Tensor:
     """Lays images out for `resample`: [N, H, W, C] -> [N, W, C, H] of the same number format."""
     return tf.transpose(images, [0, 2, 3, 1])

@@ -251,7 +251,7 @@ def _views(
         return tuple(views), draws.in_place(group, [index])[0]
 
     if draws.groups == 1:
-        return map_beside(draws(steps), held, lambda *group: arrange(*make(*group)), CORES)
+        return map_beside(draws(steps, CORES), held, lambda *group: arrange(*make(*group)), CORES)
 
     def join(views: tuple[tf.Tensor, ...], index: tf.Tensor) -> Any:
         def joined(made: tf.Tensor) -> tf.Tensor:
@@ -259,7 +259,7 @@ def _views(
 
         return arrange(tuple(map(joined, views)), joined(index))
 
-    groups = map_beside(draws(steps), held, make, CORES)
+    groups = map_beside(draws(steps, CORES), held, make, CORES)
     batches = groups.batch(draws.groups, drop_remainder=True, num_parallel_calls=CORES)
     return batches.map(join)
 

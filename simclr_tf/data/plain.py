@@ -45,10 +45,11 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     aspect = source.images.shape[2] / source.images.shape[1]
 
     def batch(index: tf.Tensor, held: dict[str, tf.Tensor]) -> tf.Tensor:
-        chosen = images_in(held["images"], images.rows(index))
-        if source.image_size != size:
-            boxes = centre_boxes(tf.shape(index)[0], aspect, size)
-            chosen = crop_resize(chosen, boxes, size)
+        rows = images.rows(index)
+        if source.image_size == size:
+            return images_in(held["images"], rows, tf.float32) / 255.0  # XLA's quotient is off
+        boxes = centre_boxes(tf.shape(index)[0], aspect, size)
+        chosen = crop_resize(images_in(held["images"], rows), boxes, size)
         return tf.cast(chosen, tf.float32) / 255.0
 
     indices = tf.data.Dataset.range(len(source)).batch(batch_size)

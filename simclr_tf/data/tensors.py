@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.augment.geometry import Boxes
-from simclr_tf.augment.resampling import Size
+from simclr_tf.augment.resampling import Size, from_planes
 from simclr_tf.data.decode import read_header
 from simclr_tf.data.held import Held, Rows, planes_of
 from simclr_tf.data.sources import Source
@@ -61,9 +61,9 @@ class HeldTensor:
         return index if self._index is None else tf.gather(self._index, index)
 
 
-def images_in(whole: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
-    """Returns the images [n, H, W, C] at n rows of planes [B, W, C, H]."""
-    return tf.transpose(tf.gather(whole, rows), [0, 3, 1, 2])
+def images_in(whole: tf.Tensor, rows: tf.Tensor, dtype: tf.DType = tf.uint8) -> tf.Tensor:
+    """Returns the images [n, H, W, C] of `dtype`, 0..255, at n rows of planes [B, W, C, H]."""
+    return from_planes(tf.gather(whole, rows), dtype)
 
 
 def map_beside(
