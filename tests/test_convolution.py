@@ -45,7 +45,14 @@ def value_and_gradients(convolution_of, x, kernel):
 
 
 def tensorflows(stride, padding):
-    return lambda x, kernel: tf.nn.conv2d(x, kernel, stride, padding.upper())
+    """Never its own strided 1x1: oneDNN's filter gradient of that writes beyond its memory."""
+
+    def convolution_of(x, kernel):
+        strided = kernel.shape[0] > 1
+        seen = x if strided else x[:, ::stride, ::stride]
+        return tf.nn.conv2d(seen, kernel, stride if strided else 1, padding.upper())
+
+    return convolution_of
 
 
 def ours(stride, padding):
@@ -125,8 +132,9 @@ def test_only_a_cpu_takes_the_stride_from_a_1x1_convolution(monkeypatch, gpus, s
     """With a GPU its own kernels are given the convolution as it is; the values are the same."""
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus)
     x, kernel = draw(9, 1)
+    # By XLA, as the kernel of this machine's CPU is the one that is not to be run.
     graph = tf.function(
-        lambda x, kernel: value_and_gradients(ours(stride, "same"), x, kernel)
+        lambda x, kernel: value_and_gradients(ours(stride, "same"), x, kernel), jit_compile=True
     ).get_concrete_function(x, kernel)
     operations = graph.graph.get_operations()
     strides = {tuple(op.get_attr("strides")) for op in operations if "Conv2D" in op.type}
