@@ -29,6 +29,7 @@ FILES = 4  # a process
 ALONE = ("distribution", "simclr", "tasks", "segmentation", "fit")  # take long: these go first
 LEFT_OUT = ("gpu",)  # make test-gpu
 GIGABYTE = 1e9
+LOOK_EVERY = 3  # seconds; a look at the memory of all processes takes some 0.05 s
 LIMIT = 4.0  # GB that all processes together may hold,
 ROOM = 1.6  # and what one more is expected to need
 NO_TESTS = 5  # pytest's exit code
@@ -76,7 +77,7 @@ def run_all(scratch: pathlib.Path, options: list[str]) -> tuple[list[int], float
                     command, cwd=TESTS.parent, env=environment, stdout=output, stderr=output
                 )
             running[process] = log
-        time.sleep(1.0)
+        time.sleep(LOOK_EVERY)
         for process in [process for process in running if process.poll() is not None]:
             print(running.pop(process).read_text(), flush=True)
             codes.append(0 if process.returncode == NO_TESTS else abs(process.returncode))
