@@ -13,17 +13,20 @@ from unittest import mock
 
 import tensorflow as tf
 
+from simclr_tf.models import convolution
 from simclr_tf.training import execution
 
 NAME = "stand-in GPU"
 
 
 @contextlib.contextmanager
-def stand_in_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
+def stand_in_gpu(capability: tuple[int, int] = (9, 0), *, runs: bool = True) -> Iterator[None]:
     """Has TensorFlow tell of one GPU within the block, which is the first CPU device.
 
     Args:
         capability: Compute capability that the GPU claims.
+        runs: What is traced within the block is run, too. Convolutions are then those of a CPU:
+            its kernel for one that a GPU is given writes beyond its memory (see `convolve`).
     """
     # TensorFlow begins here, if it has not: to a host with a GPU the library gives one thread an
     # operation where it still can, which would last for all tests of the process.
@@ -35,6 +38,7 @@ def stand_in_gpu(capability: tuple[int, int] = (9, 0)) -> Iterator[None]:
         _answers(tf.config, "list_logical_devices", logical),
         mock.patch.object(tf.config.experimental, "get_device_details", lambda device: details),
         mock.patch.object(execution, "xla_failure", lambda gpu: ""),  # its process sees no GPU
+        mock.patch.object(convolution, "_with_gpu", lambda: not runs),
     ):
         yield
 
