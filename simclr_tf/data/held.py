@@ -15,8 +15,10 @@ import numpy as np
 ALIGNMENT = 64  # bytes: of the address of what TensorFlow computes with
 
 
-class Rows:
+class Rows(np.lib.mixins.NDArrayOperatorsMixin):
     """Some rows of an array in memory, by their numbers: read as an array would be, not copied.
+
+    What is computed with them, or asked of them that is not below, is so with a copy.
 
     Attributes:
         whole: [B, ...].
@@ -52,6 +54,15 @@ class Rows:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.whole[row] for row in self.index)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **named: Any) -> Any:
+        arrays = (np.asarray(each) if isinstance(each, Rows) else each for each in inputs)
+        return getattr(ufunc, method)(*arrays, **named)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # protocols of other libraries, which would ask for ever
+            raise AttributeError(name)
+        return getattr(np.asarray(self), name)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         if copy is False:
