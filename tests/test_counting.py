@@ -49,6 +49,7 @@ def test_a_short_plan_is_in_the_singular(capsys):
     fitting.plan_steps(parse(words.split()), source)
     assert capsys.readouterr().out == (
         "1 epoch of 1 step, 2 images each; adam, peak learning rate 0.01, 0 steps of warm-up\n"
+        "each epoch leaves out 1 of 3 images, others each time: they fill no batch\n"
     )
     fitting.plan_steps(parse([*words.split(), "--lr_scaling=sqrt"]), source)
     assert "peak learning rate 0.01414 (sqrt scaling of 0.01), 0 steps" in capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_torchvision_weights_give_torchvision_features(depth, tmp_path, capsys):
     encoder, config = imported(tmp_path / "weights.safetensors")
     assert (config.model, config.stem, config.width_multiplier) == (depth, "imagenet", 1.0)
     assert config.normalize_input == "imagenet"
-    assert "1 others left aside" in capsys.readouterr().out
+    assert "1 other left aside" in capsys.readouterr().out
     images = images_of()
     expected = features(arrays, (planes(images) - MEAN) / STD)
     np.testing.assert_allclose(encoder(images), expected, atol=1e-4, rtol=1e-4)

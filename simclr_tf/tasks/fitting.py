@@ -161,7 +161,8 @@ def steps_per_execution(run: assembly.Run, plan: Plan) -> int:
     chosen = choose_steps_per_execution(asked, plan.steps_per_epoch)
     if chosen > 1:
         rest = plan.steps_per_epoch % chosen
-        print(f"{chosen} steps per execution{f', {rest} in the last of an epoch' if rest else ''}")
+        last = f", {rest} in the last of an epoch" if rest else ""
+        print(f"{spell_number(chosen, 'step')} per execution{last}")
     return chosen
 
 
