@@ -8,9 +8,9 @@ from simclr_tf.data.sources import stratified_split
 
 HELD_BACK = 0.1  # share of the training features that settings are chosen on
 BLOCK_ROWS = 4096  # summed in float64 at a time
-# Of the typical one. With 20 to 200 labels, accuracies with 0.03, 0.1 and 0.3 were from 0.004 below to
-# 0.024 above those without such a floor: a frozen head and logistic regression on 128 features of
-# shapes, three draws; 2 cores AMD EPYC, 2026-12-01. Of all 4,096 images a tenth of the features
+# Of the typical one. With 20 to 200 labels, accuracies with 0.03, 0.1 and 0.3 were from 0.004 below
+# to 0.024 above those without such a floor: a frozen head and logistic regression on 128 features
+# of shapes, three draws; 2 cores AMD EPYC, 2026-12-01. Of all 4,096 images a tenth of the features
 # spread less than this.
 LEAST_DEVIATION = 0.1
 
