@@ -16,6 +16,7 @@ import argparse
 import collections
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--durations", type=int, default=0, help="how many of the slowest to list")
     arguments, options = parser.parse_known_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     started = time.time()
     with tempfile.TemporaryDirectory(prefix="simclr-tf-tests-") as folder:
         scratch = pathlib.Path(folder)
@@ -64,23 +66,27 @@ def run_all(scratch: pathlib.Path, options: list[str]) -> tuple[list[int], float
     waiting = collections.deque(groups())
     running: dict[subprocess.Popen, pathlib.Path] = {}
     codes, peak = [], 0.0
-    while waiting or running:
-        held = memory_held()
-        peak = max(peak, held)
-        may_start = len(running) < min(os.cpu_count() or 1, PROCESSES)
-        if waiting and may_start and (not running or held + ROOM <= LIMIT):
-            log = scratch / f"{len(waiting)}.log"
-            command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
-            command += [f"--junitxml={log.with_suffix('.xml')}", *map(str, waiting.popleft())]
-            with log.open("w") as output:
-                process = subprocess.Popen(
-                    command, cwd=TESTS.parent, env=environment, stdout=output, stderr=output
-                )
-            running[process] = log
-        time.sleep(LOOK_EVERY)
-        for process in [process for process in running if process.poll() is not None]:
-            print(running.pop(process).read_text(), flush=True)
-            codes.append(0 if process.returncode == NO_TESTS else abs(process.returncode))
+    try:
+        while waiting or running:
+            held = memory_held()
+            peak = max(peak, held)
+            may_start = len(running) < min(os.cpu_count() or 1, PROCESSES)
+            if waiting and may_start and (not running or held + ROOM <= LIMIT):
+                log = scratch / f"{len(waiting)}.log"
+                command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+                command += [f"--junitxml={log.with_suffix('.xml')}", *map(str, waiting.popleft())]
+                with log.open("w") as output:
+                    process = subprocess.Popen(
+                        command, cwd=TESTS.parent, env=environment, stdout=output, stderr=output
+                    )
+                running[process] = log
+            time.sleep(LOOK_EVERY)
+            for process in [process for process in running if process.poll() is not None]:
+                print(running.pop(process).read_text(), flush=True)
+                codes.append(0 if process.returncode == NO_TESTS else abs(process.returncode))
+    finally:  # of a run that is stopped nothing goes on
+        for process in running:
+            process.terminate()
     return codes, peak
 
 

@@ -107,8 +107,11 @@ def _count_dimensions(archive: zipfile.ZipFile, name: str) -> int:
 
 
 def _check_room(archive: zipfile.ZipFile, path: str) -> None:
-    """Raises UserError where what is compressed unfolds to more than the free memory."""
-    need, room = sum(member.file_size for member in archive.infolist()), free_memory()
+    """Raises UserError where what is compressed unfolds to more than the free memory, with the one
+    copy at a time that is laid out anew.
+    """
+    sizes = [member.file_size for member in archive.infolist()]
+    need, room = sum(sizes) + max(sizes, default=0), free_memory()
     if need > room:
         raise UnreadableArchive(
             f"Expected room for the {need / 1e9:.1f} GB of arrays in {path}, got "

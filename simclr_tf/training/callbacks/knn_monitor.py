@@ -123,7 +123,7 @@ class KNNMonitor(keras.callbacks.Callback):
 
     def _embed(self, encoder: keras.Model, source: Source) -> np.ndarray:
         batches = plain_batches(source, batch_size=BATCH_SIZE, size=self.size)
-        return embed(encoder, batches)
+        return embed(encoder, batches, count=len(source))
 
 
 def _thin(source: Source, limit: int) -> Source:
