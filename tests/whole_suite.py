@@ -27,7 +27,8 @@ from collections.abc import Iterator
 TESTS = pathlib.Path(__file__).parent
 PROCESSES = 4  # at most; as many as there are cores
 FILES = 4  # a process
-ALONE = ("distribution", "simclr", "tasks", "segmentation", "fit")  # take long: these go first
+# Take long: these go first, so that at the end no process is left to itself.
+ALONE = ("distribution", "simclr", "tasks", "benchmark_gpu", "segmentation", "stand_in_gpu", "fit")
 LEFT_OUT = ("gpu",)  # make test-gpu
 GIGABYTE = 1e9
 LOOK_EVERY = 3  # seconds; a look at the memory of all processes takes some 0.05 s
