@@ -166,8 +166,8 @@ def unseen_gpu() -> str:
         remedy = "CUDA's libraries are missing, or do not fit the driver:"
     return (
         f"warning: this machine has a GPU ({sign}) that TensorFlow does not see, so the CPU "
-        f"computes. {remedy} pip install -r requirements-gpu.txt (make setup GPU=1 in a checkout). "
-        "CUDA_VISIBLE_DEVICES=-1 silences this"
+        f"computes. {remedy} pip install -r requirements-gpu.txt (make setup GPU=1; without a "
+        "checkout pip install 'tensorflow[and-cuda]'). CUDA_VISIBLE_DEVICES=-1 silences this"
     )
 
 
