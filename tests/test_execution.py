@@ -163,6 +163,13 @@ def test_xla_is_chosen_for_the_step_and_for_its_parts(a_gpu, monkeypatch, determ
     assert chosen("false") == (False, False)
 
 
+def test_the_device_is_the_one_that_computes(a_gpu, monkeypatch):
+    monkeypatch.setattr(execution, "xla_failure", lambda gpu: "")
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["one", "two"])
+    assert execution.choose_execution("float32", "auto").device == "Some GPU"
+    assert execution.choose_execution("float32", "auto", replicas=2).device == "Some GPU, Some GPU"
+
+
 def compiled_functions(graph):
     """Names of the functions in a graph that XLA must compile."""
     return [

@@ -100,7 +100,8 @@ def choose_execution(
     on_device = augment_on == "device"
     fast = (on_device and gpus) or _cpu_precision() == "mixed_bfloat16"
     views = "bfloat16" if precision == "mixed_bfloat16" and fast else "float32"
-    return Execution(precision, compiled, parts, _describe(gpus), views, on_device, failure)
+    device = _describe(gpus[:replicas])  # one replica takes the first, whatever else there is
+    return Execution(precision, compiled, parts, device, views, on_device, failure)
 
 
 def failure_of_xla(xla: str) -> str:
