@@ -219,6 +219,14 @@ def test_auto_takes_one_gpu_of_several_and_says_so(monkeypatch, capsys):
     assert "the first of 2 GPUs; --strategy=mirrored trains on all" in capsys.readouterr().out
     assert assembly._make_strategy(Config(task="segmentation"), ()) is None
     assert capsys.readouterr().out == "uses the first of 2 GPUs\n"
+    assert assembly._make_strategy(Config(strategy="none"), ("mirrored",)) is None
+    assert visible == [("one", "GPU")] * 3
+
+    def begun(*_):
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    monkeypatch.setattr(tf.config, "set_visible_devices", begun)
+    assert assembly._make_strategy(Config(), ("mirrored",)) is None
 
 
 @pytest.mark.parametrize(

@@ -256,8 +256,6 @@ def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.St
     name = config.strategy
     if name == "auto":
         name = distribution.choose_strategy()
-        if name == "none":
-            _keep_to_one_gpu(strategies)
         misfit = _misfit(config, name, strategies)
         if misfit:
             print(f"trains on one device: {misfit}", flush=True)
@@ -267,6 +265,8 @@ def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.St
             f"Expected --strategy={'|'.join(('none', *strategies))} for --task={config.task}, got "
             f"{name}. Leave the flag out."
         )
+    if name == "none":
+        _keep_to_one_gpu(strategies)
     return distribution.make_strategy(name)
 
 
@@ -275,7 +275,8 @@ def _keep_to_one_gpu(strategies: Sequence[str]) -> None:
     gpus = tf.config.list_physical_devices("GPU")
     if len(gpus) < 2:
         return
-    tf.config.set_visible_devices(gpus[0], "GPU")  # TensorFlow would take the memory of all
+    with contextlib.suppress(RuntimeError):  # TensorFlow has begun, and has the memory of all
+        tf.config.set_visible_devices(gpus[0], "GPU")
     hint = "--strategy=mirrored trains on all of them" if "mirrored" in strategies else ""
     print(f"uses the first of {len(gpus)} GPUs{hint and f'; {hint}'}", flush=True)
 
