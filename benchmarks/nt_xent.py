@@ -76,7 +76,7 @@ def serve(side: str, images: int, width: int, most_gb: float) -> None:
     answers = open_answers()
     import tensorflow as tf
 
-    from simclr_tf.losses import nt_xent
+    from simclr_tf.losses.contrastive import nt_xent
 
     def answer(**told: Any) -> None:
         answers.write(json.dumps(told) + "\n")

@@ -47,7 +47,7 @@ import safetensors.numpy
 from processes import processor
 
 import main as program
-from simclr_tf import plots, writing
+from simclr_tf import atomic_write, plots
 from simclr_tf.data.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import classification, pretrain, segmentation
@@ -77,7 +77,7 @@ UNLIKE = {
 # What a kill may be aimed at: (owner, function, moment of the call). "half": of the file it writes.
 AIMS: dict[str, tuple[Any, str, str]] = {
     "checkpoint, half written": (checkpoints, "write_whole", "half"),
-    "checkpoint, without its name": (writing.os, "fsync", "after"),
+    "checkpoint, without its name": (atomic_write.os, "fsync", "after"),
     "checkpoint, before the old ones go": (Checkpoints, "files", "before"),
     "best weights, half written": (Checkpoints, "save_best", "before"),
     "best weights, before the journal": (Checkpoints, "save_best", "after"),

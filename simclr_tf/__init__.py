@@ -24,7 +24,6 @@ if TYPE_CHECKING:  # the names below, for who checks types or completes them
     from simclr_tf import metrics as metrics
     from simclr_tf import models as models
     from simclr_tf import optimizers as optimizers
-    from simclr_tf import pixel_losses as pixel_losses
     from simclr_tf import plots as plots
     from simclr_tf import schedules as schedules
     from simclr_tf.errors import UserError as UserError
@@ -42,7 +41,6 @@ _MODULES = {
     "metrics": "simclr_tf.metrics",
     "models": "simclr_tf.models",
     "optimizers": "simclr_tf.optimizers",
-    "pixel_losses": "simclr_tf.pixel_losses",
     "plots": "simclr_tf.plots",
     "schedules": "simclr_tf.schedules",
 }

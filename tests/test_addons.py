@@ -14,7 +14,8 @@ import pytest
 import tensorflow as tf
 
 from simclr_tf.augment import cutout, gaussian_blur, rotate
-from simclr_tf.augment.filters import BLUR_RADIUS, CUTOUT_VALUE, Squares
+from simclr_tf.augment.blur import BLUR_RADIUS
+from simclr_tf.augment.cut_out import CUTOUT_VALUE, Squares
 
 HERE = pathlib.Path(__file__).parent
 ENVIRONMENT = HERE.parent / ".venv-addons"

@@ -26,8 +26,9 @@ from simclr_tf.augment import (
     rotate,
 )
 from simclr_tf.augment.colour import ColourDraw
-from simclr_tf.augment.filters import NoiseDraw, Squares, standard_normal
-from simclr_tf.augment.geometry import Boxes, crop_nearest
+from simclr_tf.augment.crop import Boxes, crop_nearest
+from simclr_tf.augment.cut_out import Squares
+from simclr_tf.augment.noise import NoiseDraw, standard_normal
 from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS
 from simclr_tf.errors import UserError
 

@@ -16,7 +16,7 @@ from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.schedules import WarmupCosine
 from simclr_tf.tasks.encoders import pretrained_source

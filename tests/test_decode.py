@@ -14,7 +14,7 @@ import reference
 from PIL import Image, JpegImagePlugin
 from sklearn.datasets import load_sample_image
 
-from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.resampling import crop_resize
 from simclr_tf.data.decode import (
     EXTENSIONS,

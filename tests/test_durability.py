@@ -19,14 +19,14 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 import main
-from simclr_tf import plots, run_format, writing
+from simclr_tf import atomic_write, plots, run_format
+from simclr_tf.atomic_write import NotWritten, spell_bytes, write_whole
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import disk, encoders, fitting, segmentation
 from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.training.run_folder import RunFolder
 from simclr_tf.training.tensorboard import drop_points
-from simclr_tf.writing import NotWritten, spell_bytes, write_whole
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -290,7 +290,7 @@ def test_a_checkpoint_that_finds_no_room_ends_the_run(begun, flags, small_files,
     assert signal.getsignal(signal.SIGINT) is handler
 
 
-@pytest.mark.parametrize("number", writing.DISK_FAULTS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("number", atomic_write.DISK_FAULTS, ids=errno.errorcode.get)
 @pytest.mark.parametrize("at", ["write", "fsync", "replace"])
 def test_a_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch, number, at):
     path = tmp_path / "results.json"

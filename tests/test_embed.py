@@ -18,15 +18,15 @@ from tiny import write_colour_classes
 
 import main
 from simclr_tf import data
+from simclr_tf.atomic_write import NotWritten, write_whole
 from simclr_tf.config import Config
 from simclr_tf.data import loading
 from simclr_tf.data.decode import read_image, resize_to_fill
 from simclr_tf.evaluation import feature_files, projector
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.tasks import embed as task
 from simclr_tf.tasks import pretrain
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
-from simclr_tf.writing import NotWritten, write_whole
 
 CLASSES = ("blue", "green", "red")
 SIZE = (16, 12)  # of the views that the run is trained on

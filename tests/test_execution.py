@@ -19,7 +19,7 @@ from simclr_tf.data.pipeline import drawn_batches
 from simclr_tf.data.sources import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.tasks import resuming
 from simclr_tf.training import execution, xla_trial
 from simclr_tf.training.callbacks import SaveCheckpoints

@@ -23,7 +23,7 @@ import main
 from simclr_tf import data
 from simclr_tf.config import FORMATS, SETTINGS, Config
 from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.interop import saving
+from simclr_tf.interop import export_formats
 from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
 from simclr_tf.tasks import encoders, export
@@ -110,10 +110,10 @@ def check_close(got, expected):
 @pytest.mark.parametrize("format", FORMATS)
 def test_readme_and_help_name_what_is_written(format):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"| `export/{format}/{saving.NAMES[format]}` |" in readme
+    assert f"| `export/{format}/{export_formats.NAMES[format]}` |" in readme
     meaning = SETTINGS["export_path"].metadata["help"]
     assert "model.FORMAT" in meaning and "SavedModel saved_model" in meaning
-    assert saving.NAMES[format] == f"model.{format}" or format == "saved_model"
+    assert export_formats.NAMES[format] == f"model.{format}" or format == "saved_model"
 
 
 LOAD_ELSEWHERE = """

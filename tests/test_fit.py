@@ -16,7 +16,7 @@ import tensorflow as tf
 from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.errors import UserError
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.training import execution
 from simclr_tf.training.callbacks import Progress, SaveCheckpoints
 from simclr_tf.training.checkpoints import (

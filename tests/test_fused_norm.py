@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from simclr_tf.models import BatchNormalization, cross_replica
-from simclr_tf.models.fused_norm import compiled_by_xla
-from simclr_tf.models.layers import EPSILON, MOMENTUM
+from simclr_tf.models.fused_normalization import compiled_by_xla
+from simclr_tf.models.normalization import EPSILON, MOMENTUM
 
 SHAPE = (16, 16, 16, 4)
 AXES = (0, 1, 2)

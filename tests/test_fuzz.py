@@ -26,8 +26,8 @@ from simclr_tf.data.decode import read_image
 from simclr_tf.data.files import free_memory, load_lists
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.report import read_report
 from simclr_tf.models import resnet
+from simclr_tf.report import read_report
 from simclr_tf.tasks import encoders
 from simclr_tf.training.checkpoints import Checkpoints, fault_of, named_variables, step_of
 from simclr_tf.training.run_folder import RunFolder

@@ -20,9 +20,9 @@ import tensorflow as tf
 from tiny import loss_and_gradient, policy, tiny_views
 
 import main
-from simclr_tf import nt_xent_streaming
 from simclr_tf.augment import Recipe, draw_views, make_views
-from simclr_tf.losses import NTXent
+from simclr_tf.losses import contrastive_streaming
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import BatchNormalization, ProjectionHead, resnet
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.training.checkpoints import Checkpoints, read_arrays
@@ -166,7 +166,7 @@ def test_views_are_those_of_the_host(device, size, mode, dtype):
 @pytest.mark.parametrize("streaming", [False, True], ids=["dense", "streaming"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nt_xent_and_its_gradient(device, streaming, dtype, xla, monkeypatch):
-    monkeypatch.setattr(nt_xent_streaming, "TILE", 48)
+    monkeypatch.setattr(contrastive_streaming, "TILE", 48)
     z = np.random.default_rng(0).normal(0, 1.0, (200, 16))
 
     def computed(device, streaming, xla):

@@ -20,10 +20,10 @@ from tiny import policy, tiny_encoder, tiny_simclr
 from simclr_tf.augment import Recipe, draw_views, make_views
 from simclr_tf.evaluation import features, heads, knn, logistic
 from simclr_tf.evaluation.segmentation import make_segment
-from simclr_tf.losses import NTXent, nt_xent
+from simclr_tf.losses.contrastive import NTXent, nt_xent
+from simclr_tf.losses.segmentation import PixelLoss
 from simclr_tf.models import ProjectionHead, classifier_head, resnet, unet
 from simclr_tf.optimizers import NAMES, make_optimizer
-from simclr_tf.pixel_losses import PixelLoss
 from simclr_tf.schedules import WarmupCosine
 from simclr_tf.training.simclr import SimCLR
 

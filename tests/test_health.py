@@ -14,7 +14,7 @@ from tiny import tiny_views
 
 import main
 from simclr_tf.data import from_arrays
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.fit import fit_steps

@@ -10,7 +10,7 @@ import reference
 import tensorflow as tf
 from tiny import loss_and_gradient, policy, tiny_simclr, tiny_views
 
-from simclr_tf.losses import NTXent, nt_xent
+from simclr_tf.losses.contrastive import NTXent, nt_xent
 
 SHAPES = [(1, 2), (2, 3), (4, 8), (7, 5)]  # N, D
 TOLERANCE = {"float32": 2e-5, "float16": 2e-3, "bfloat16": 1e-2}

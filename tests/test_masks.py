@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simclr_tf.augment.geometry import Boxes, crop_nearest, draw_boxes
+from simclr_tf.augment.crop import Boxes, crop_nearest, draw_boxes
 from simclr_tf.data import sources
 from simclr_tf.data.decode import read_image, resize_to_fill
 from simclr_tf.data.loading import load

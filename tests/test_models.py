@@ -11,7 +11,7 @@ import reference
 import tensorflow as tf
 from tiny import norms, policy, tiny_encoder, tiny_simclr, tiny_views
 
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import BatchNormalization, ProjectionHead, classifier_head, resnet
 from simclr_tf.models.heads import set_scale, take_up_scale
 from simclr_tf.models.resnet import DEPTHS, STAGES, STEMS, choose_stem

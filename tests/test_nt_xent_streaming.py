@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from tiny import loss_and_gradient
 
-from simclr_tf import losses, nt_xent_streaming
-from simclr_tf.losses import NTXent, nt_xent
+from simclr_tf.losses import contrastive, contrastive_streaming
+from simclr_tf.losses.contrastive import NTXent, nt_xent
 
 WIDTH = 8
 SIZES = [(1, 4), (2, 3), (3, 8), (5, 1), (17, 8), (64, 48)]  # N, tile
@@ -17,7 +17,7 @@ CLOSE = 1e-5  # relative, in float32
 
 @pytest.fixture
 def tile(request, monkeypatch):
-    monkeypatch.setattr(nt_xent_streaming, "TILE", getattr(request, "param", 4))
+    monkeypatch.setattr(contrastive_streaming, "TILE", getattr(request, "param", 4))
 
 
 def rows(count, dtype="float32", seed=0, width=WIDTH):
@@ -89,7 +89,7 @@ def test_two_replicas_have_the_gradient_of_the_joint_batch(tile, similarity):
         for first in (0, 3):  # images 0..2 and 3..5: their rows in both views
             own = tf.constant([*range(first, first + 3), *range(6 + first, 9 + first)])
             parts.append(loss(tf.gather(z, own), gather=lambda _, own=own: (everyone, own)))
-        joint = losses.Contrast(*(sum(part) / 2 for part in zip(*parts, strict=True)))
+        joint = contrastive.Contrast(*(sum(part) / 2 for part in zip(*parts, strict=True)))
     gradient = tape.gradient(joint.loss, z)
     dense = loss_and_gradient(z, temperature=0.3, similarity=similarity, streaming=False)
     assert_same((joint, gradient), dense)
@@ -190,15 +190,15 @@ def test_streaming_is_chosen_by_the_number_of_logits(monkeypatch, count, asked, 
         calls.append(settings)
         return tf.zeros([]), tf.zeros([]), tf.zeros([])
 
-    monkeypatch.setattr(losses, "STREAMING_LOGITS", 10 * 10)
-    monkeypatch.setattr(losses, "streaming_nt_xent", spy)
+    monkeypatch.setattr(contrastive, "STREAMING_LOGITS", 10 * 10)
+    monkeypatch.setattr(contrastive, "streaming_nt_xent", spy)
     NTXent(0.1, streaming=asked)(rows(count))
     assert bool(calls) == streamed
 
 
 def test_an_unknown_number_of_logits_is_left_to_dense(monkeypatch):
-    monkeypatch.setattr(losses, "STREAMING_LOGITS", 0)
-    monkeypatch.setattr(losses, "streaming_nt_xent", None)  # would raise if called
+    monkeypatch.setattr(contrastive, "STREAMING_LOGITS", 0)
+    monkeypatch.setattr(contrastive, "streaming_nt_xent", None)  # would raise if called
     graph = tf.function(
         lambda z: nt_xent(z, temperature=0.1), input_signature=[tf.TensorSpec([None, 4])]
     )

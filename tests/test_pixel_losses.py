@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_tf.pixel_losses import PixelLoss, balanced_weights, pixel_loss
+from simclr_tf.losses.segmentation import PixelLoss, balanced_weights, pixel_loss
 
 CLASSES = 4
 WEIGHTS = (0.5, 2.0, 1.0, 3.5)

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.report import Report, build_report, read_report
-from simclr_tf.evaluation.report.comparison import best_of, differing_settings
-from simclr_tf.evaluation.report.markup import Html, element
-from simclr_tf.evaluation.report.measures import Measure, fractions_of, measure_of, protocol_name
+from simclr_tf.report import Report, build_report, read_report
+from simclr_tf.report.comparison import best_of, differing_settings
+from simclr_tf.report.markup import Html, element
+from simclr_tf.report.measures import Measure, fractions_of, measure_of, protocol_name
 
 HOSTILE = "</td><script>alert('x')</script>\"'&amp;"
 VOID = {"br", "col", "img", "meta"}

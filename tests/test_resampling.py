@@ -17,8 +17,8 @@ from simclr_tf.augment import (
     gaussian_blur,
     make_views,
 )
-from simclr_tf.augment.filters import blur_axis
-from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.blur import blur_axis
+from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.resampling import locate, resample, to_planes
 from simclr_tf.augment.rounding import round_to
 from simclr_tf.augment.views import effort, map_draw, views_of

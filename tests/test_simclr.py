@@ -11,7 +11,7 @@ import tensorflow as tf
 from tiny import norms, policy, shallow_encoders, tiny_encoder, tiny_simclr, tiny_views
 
 from simclr_tf.augment import Recipe, draw_views, make_views
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.training.gradient_caching import cached_gradients

@@ -11,9 +11,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from simclr_tf.evaluation import tiles
+from simclr_tf.evaluation import tiled_inference
 from simclr_tf.evaluation.segmentation import make_segment
-from simclr_tf.evaluation.tiles import segment_image
+from simclr_tf.evaluation.tiled_inference import segment_image
 
 KERNEL = np.random.default_rng(7).normal(0, 9, (3, 5)).astype(np.float32)
 
@@ -140,8 +140,8 @@ def test_windows_do_matter_to_the_reference():
 
 
 def test_large_images_are_cut_by_themselves(monkeypatch):
-    monkeypatch.setattr(tiles, "WHOLE_PIXELS", 900)
-    monkeypatch.setattr(tiles, "WINDOW", (20, 20))
+    monkeypatch.setattr(tiled_inference, "WHOLE_PIXELS", 900)
+    monkeypatch.setattr(tiled_inference, "WINDOW", (20, 20))
     for size, scale, shapes in (
         ((30, 30), 1.0, {(30, 30)}),
         ((31, 30), 1.0, {(20, 20)}),
@@ -157,7 +157,7 @@ def test_large_images_are_cut_by_themselves(monkeypatch):
 @pytest.mark.parametrize("size", [(4000, 48), (48, 4000)])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
 def test_no_array_of_all_probabilities_is_held(rng, size, scale, monkeypatch):
-    monkeypatch.setattr(tiles, "PART_ELEMENTS", 2**14)
+    monkeypatch.setattr(tiled_inference, "PART_ELEMENTS", 2**14)
     image, classes = random_image(rng, *size), 32
     logits = rng.normal(size=(1, 64, 64, classes)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
-from simclr_tf.losses import nt_xent
+from simclr_tf.losses.contrastive import nt_xent
 from simclr_tf.models import BatchNormalization, ProjectionHead
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.training.simclr import SimCLR

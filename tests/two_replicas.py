@@ -21,7 +21,7 @@ from tiny import policy, shallow_encoders, tiny_simclr, tiny_views
 
 from simclr_tf import cli as command_line
 from simclr_tf.errors import UserError
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.training.distribution import distribute, make_strategy, share_overflow

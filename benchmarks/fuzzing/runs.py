@@ -19,8 +19,8 @@ from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from fuzzing.texts import VALUES
 from simclr_tf.config import Config
-from simclr_tf.evaluation.report import build_report, read_report
 from simclr_tf.models.heads import classifier_head
+from simclr_tf.report import build_report, read_report
 from simclr_tf.tasks import assembly, encoders, predict, resuming
 from simclr_tf.training.checkpoints import CHECKSUM, Checkpoints, named_variables
 from simclr_tf.training.run_folder import RunFolder

@@ -14,8 +14,8 @@ from processes import spread
 
 from gpu_parts.serve import Report
 from gpu_parts.timing import Memory, seconds_per_run
-from simclr_tf import nt_xent_streaming
-from simclr_tf.losses import nt_xent
+from simclr_tf.losses import contrastive_streaming
+from simclr_tf.losses.contrastive import nt_xent
 
 WIDTH, TEMPERATURE = 128, 0.1
 TOLERANCE = 1e-4  # relative, between the two, without TF32
@@ -26,7 +26,7 @@ Results = tuple[tf.Tensor, tf.Tensor]  # loss and its gradient
 def measure(report: Report, options: dict[str, Any]) -> None:
     """Tells milliseconds and peak memory of a forward and backward pass, and whether they agree."""
     seconds, swept, compiled = options.get("seconds", 1.0), options["swept"], options["xla"]
-    report.tell(width=WIDTH, swept=swept, tile=nt_xent_streaming.tile_side())
+    report.tell(width=WIDTH, swept=swept, tile=contrastive_streaming.tile_side())
     with report.attempt("agreement"):
         _compare(report, swept, compiled)
     for images in options["sizes"]:
@@ -37,7 +37,7 @@ def measure(report: Report, options: dict[str, Any]) -> None:
             gc.collect()
     for tile in options["tiles"]:
         name = f"tile {tile}"
-        chosen = mock.patch.object(nt_xent_streaming, "tile_side", return_value=tile)
+        chosen = mock.patch.object(contrastive_streaming, "tile_side", return_value=tile)
         with report.attempt(name), chosen:
             report.tell(**{name: _time(swept, True, compiled, seconds)})
         gc.collect()

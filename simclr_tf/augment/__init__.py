@@ -15,12 +15,12 @@ _HOME = {
     "make_views": "views",
     "apply_masks": "views",
     "crop_resize": "resampling",
-    "rotate": "geometry",
+    "rotate": "rotation",
     "apply_colour": "colour",
     "apply_colour_in_order": "colour_sequence",
-    "gaussian_blur": "filters",
-    "add_noise": "filters",
-    "cutout": "filters",
+    "gaussian_blur": "blur",
+    "add_noise": "noise",
+    "cutout": "cut_out",
 }
 __all__ = sorted(_HOME)
 

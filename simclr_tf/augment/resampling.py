@@ -21,9 +21,9 @@ import math
 
 import tensorflow as tf
 
+from simclr_tf.augment.blur import BLUR_RADIUS, blur_rows
 from simclr_tf.augment.compilation import compiled
-from simclr_tf.augment.filters import BLUR_RADIUS, blur_rows
-from simclr_tf.augment.geometry import Boxes, centres
+from simclr_tf.augment.crop import Boxes, centres
 from simclr_tf.augment.rounding import round_to
 
 Size = tuple[int, int]

@@ -22,29 +22,16 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from simclr_tf.augment.blur import BLUR_RADIUS, draw_sigma, gaussian_blur
 from simclr_tf.augment.colour import ColourDraw, draw_colour, mix_colours
 from simclr_tf.augment.colour_sequence import apply_colour_in_order
 from simclr_tf.augment.compilation import compilation, compiled
-from simclr_tf.augment.filters import (
-    BLUR_RADIUS,
-    NoiseDraw,
-    Squares,
-    cutout,
-    draw_noise,
-    draw_sigma,
-    draw_squares,
-    gaussian_blur,
-    noise_of,
-)
-from simclr_tf.augment.geometry import (
-    Boxes,
-    crop_nearest,
-    draw_angles,
-    draw_boxes,
-    rotate,
-)
+from simclr_tf.augment.crop import Boxes, crop_nearest, draw_boxes
+from simclr_tf.augment.cut_out import Squares, cutout, draw_squares
+from simclr_tf.augment.noise import NoiseDraw, draw_noise, noise_of
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, blur_planes, locate, resample, to_planes, turn
+from simclr_tf.augment.rotation import draw_angles, rotate
 from simclr_tf.augment.rounding import round_to
 from simclr_tf.seeds import stream_seed
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import rotate
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, to_planes
+from simclr_tf.augment.rotation import rotate
 from simclr_tf.augment.views import Draw, apply_masks, pack_draw, views_of
 from simclr_tf.data.held import Held
 from simclr_tf.data.masks import crop_masks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, crop_resize
 from simclr_tf.augment.views import draw_views, make_views

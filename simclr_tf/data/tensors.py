@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.augment.geometry import Boxes
+from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.resampling import Size, from_planes
 from simclr_tf.data.decode import read_header
 from simclr_tf.data.held import Held, Rows, planes_of

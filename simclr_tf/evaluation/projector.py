@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from simclr_tf.writing import write_whole
+from simclr_tf.atomic_write import write_whole
 
 MOST_POINTS = 10_000  # the projector draws no more in a browser with ease
 SPRITE_SIDE = 8192  # pixels that it takes of the picture of all thumbnails, at most

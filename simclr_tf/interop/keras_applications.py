@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from simclr_tf.errors import UserError
-from simclr_tf.models.layers import EPSILON
+from simclr_tf.models.normalization import EPSILON
 
 NAME = "keras:ResNet50"
 MEAN = (123.68, 116.779, 103.939)  # of red, green and blue, in levels, as the source takes it off

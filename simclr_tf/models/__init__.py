@@ -1,7 +1,7 @@
 """Encoders, heads and the segmenter."""
 
 from simclr_tf.models.heads import ProjectionHead, classifier_head
-from simclr_tf.models.layers import BatchNormalization
+from simclr_tf.models.normalization import BatchNormalization
 from simclr_tf.models.resnet import resnet
 from simclr_tf.models.unet import decoder_variables, unet
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from simclr_tf.models.fused_norm import moments, normalize_by
+from simclr_tf.models.fused_normalization import moments, normalize_by
 
 _local = contextvars.ContextVar("_local", default=False)
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.models.layers import BatchNormalization
+from simclr_tf.models.normalization import BatchNormalization
 
 HEAD_INITIALIZER_STDDEV = 0.01  # of every dense kernel, as in the reference
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import keras
 
 from simclr_tf.models.convolution import Conv2D
-from simclr_tf.models.layers import BatchNormalization, NormalizeInput
+from simclr_tf.models.normalization import BatchNormalization, NormalizeInput
 
 # Residual blocks of the four stages, and whether they are bottlenecks (1x1, 3x3, 1x1).
 DEPTHS: dict[int, tuple[tuple[int, int, int, int], bool]] = {

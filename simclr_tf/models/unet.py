@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.models.convolution import Conv2D
-from simclr_tf.models.layers import BatchNormalization
+from simclr_tf.models.normalization import BatchNormalization
 from simclr_tf.models.resnet import ENCODER_WIDTH, STAGES
 
 WIDTH = 256  # channels of the decoder's lowest level over an encoder of full width

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simclr_tf.writing import write_whole
+from simclr_tf.atomic_write import write_whole
 
 if TYPE_CHECKING:  # loaded where a figure is drawn: matplotlib takes a while
     from matplotlib.axes import Axes

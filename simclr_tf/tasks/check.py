@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf import data, plots
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
@@ -37,7 +38,6 @@ from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.problems import ERROR, Problem
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, datasets, resuming
-from simclr_tf.writing import write_whole
 
 Size = tuple[int, int]
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf import data, plots
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.decode import resize_to_fill
@@ -26,7 +27,6 @@ from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import output_names
 from simclr_tf.tasks.together import images_together
-from simclr_tf.writing import write_whole
 
 TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"
 WRITTEN = (*(f"features.{name}" for name in FORMATS), TABLE)

@@ -13,8 +13,8 @@ from simclr_tf.config import SETTINGS, Config
 from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
-from simclr_tf.interop.files import check_suffix, read_file
 from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_torch, to_torch
+from simclr_tf.interop.weight_files import check_suffix, read_file
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.run_format import OLDER

@@ -12,9 +12,9 @@ from typing import Any
 import simclr_tf
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.interop import card
-from simclr_tf.interop.plain import folded_head
-from simclr_tf.interop.saving import NAMES, Exported, save
+from simclr_tf.interop import model_card
+from simclr_tf.interop.export_formats import NAMES, Exported, save
+from simclr_tf.interop.stock_layers import folded_head
 from simclr_tf.tasks import encoders, predict
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.tasks.missing_run import spell_runs_near
@@ -191,7 +191,7 @@ def _check_free(folder: pathlib.Path, config: Config) -> None:
             f"Expected no export in {folder}, got {' and '.join(there)} there. Pass --overwrite to "
             "replace it, or another --export_path."
         )
-    ours = card.MARK in _read(folder / CARD)
+    ours = model_card.MARK in _read(folder / CARD)
     if there and not ours:
         raise UserError(
             f"Expected an export in {folder} for --overwrite to replace, got {' and '.join(there)} "
@@ -231,11 +231,11 @@ def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
         code = _torch_code(exported, trained, name)
     else:
         takes = _takes(config, exported, trained)
-        code = card.load_code(config.format, name, exported.output)
+        code = model_card.load_code(config.format, name, exported.output)
         if exported.size and not exported.segments and trained.channels == 3:
-            code = f"{card.read_code(exported.size)}\n{code}"
+            code = f"{model_card.read_code(exported.size)}\n{code}"
             notes.append(_note_on_precision(trained))
-    return card.model_card(
+    return model_card.model_card(
         title=title,
         licence=config.export_license,
         format=config.format,
@@ -309,7 +309,7 @@ def _note_on_precision(trained: Config) -> str:
 def _torch_code(exported: Exported, trained: Config, name: str) -> str:
     widths = [] if exported.head is None else [layer.units for layer in exported.head.layers]
     features = exported.body.output_shape[-1]
-    return card.torch_code(
+    return model_card.torch_code(
         name,
         depth=trained.model,
         width=trained.width_multiplier,

@@ -20,7 +20,7 @@ from simclr_tf.data.served import Services
 from simclr_tf.data.steps import Shard
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.refusals import Begun, Refusals, told_together

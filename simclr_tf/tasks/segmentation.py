@@ -25,9 +25,9 @@ from simclr_tf.evaluation.segmentation import (
     make_segment,
     scale_rule,
 )
-from simclr_tf.evaluation.tiles import segment_image
+from simclr_tf.evaluation.tiled_inference import segment_image
+from simclr_tf.losses.segmentation import PixelLoss, balanced_weights
 from simclr_tf.models.unet import decoder_variables, unet
-from simclr_tf.pixel_losses import PixelLoss, balanced_weights
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
 from simclr_tf.tasks.refusals import Begun, Refusals, told_together

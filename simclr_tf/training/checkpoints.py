@@ -17,8 +17,8 @@ from typing import BinaryIO
 import keras
 import numpy as np
 
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.errors import UserError
-from simclr_tf.writing import write_whole
 
 PATTERN = f"step-{9 * '[0-9]'}.safetensors"
 CHECKSUM = "checksum"  # its name among a file's metadata

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import keras
 import tensorflow as tf
 
-from simclr_tf.losses import Contrast
+from simclr_tf.losses.contrastive import Contrast
 from simclr_tf.models.cross_replica import local_statistics
 from simclr_tf.training.distribution import mean_over_replicas
 

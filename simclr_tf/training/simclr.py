@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from simclr_tf.losses import Contrast, NTXent
+from simclr_tf.losses.contrastive import Contrast, NTXent
 from simclr_tf.training.distribution import (
     gather_rows,
     mean_over_replicas,

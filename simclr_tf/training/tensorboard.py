@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import keras
 import tensorflow as tf
 
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.training.logs import Logs
 from simclr_tf.training.run_folder import RunFolder
-from simclr_tf.writing import write_whole
 
 TAG = "epoch_"  # what the names of all numbers begin with
 WEIGHTS = "weights/"  # and those of histograms

@@ -19,8 +19,8 @@ from typing import Any, Protocol
 
 import keras
 
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.errors import UserError
-from simclr_tf.writing import write_whole
 
 PROJECT = "simclr_tf"  # where the tracker's own settings name none
 NAME_THERE = "tracker.json"  # in the run folder: what a resumed run is known by

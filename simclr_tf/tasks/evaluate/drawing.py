@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from simclr_tf import plots
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.tasks.embed import NEIGHBOURS, SHOWN_QUERIES, draw_neighbours
 from simclr_tf.tasks.evaluate.outcomes import Outcome
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject, spread
-from simclr_tf.writing import write_whole
 
 MAP_IMAGES = 1000  # of each split in the t-SNE
 SPLITS: tuple[str, ...] = ("training images", "test images")

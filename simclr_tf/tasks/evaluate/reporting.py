@@ -6,11 +6,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from simclr_tf.atomic_write import write_whole
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.report import build_report, read_report
+from simclr_tf.report import build_report, read_report
 from simclr_tf.tasks import assembly, resuming
-from simclr_tf.writing import write_whole
 
 REPORT = "report.html"
 

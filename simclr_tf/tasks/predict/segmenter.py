@@ -14,7 +14,7 @@ from PIL import Image
 from simclr_tf import plots
 from simclr_tf.data.tensors import CORES
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
-from simclr_tf.evaluation.tiles import segment_image
+from simclr_tf.evaluation.tiled_inference import segment_image
 from simclr_tf.tasks import datasets
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from simclr_tf.counting import spell_number
-from simclr_tf.losses import NTXent
+from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.training.callbacks.knn_monitor import KNNMonitor
 from simclr_tf.training.logs import Logs
 

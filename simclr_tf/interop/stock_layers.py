@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from simclr_tf.models.convolution import Conv2D
-from simclr_tf.models.layers import EPSILON, MOMENTUM, BatchNormalization, NormalizeInput
+from simclr_tf.models.normalization import EPSILON, MOMENTUM, BatchNormalization, NormalizeInput
 from simclr_tf.models.unet import CutToSize
 
 

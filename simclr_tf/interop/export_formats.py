@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
-from simclr_tf.interop.plain import plain_copy, side_factor
+from simclr_tf.interop.stock_layers import plain_copy, side_factor
 from simclr_tf.interop.torch_names import to_torch
 
 NAMES = {

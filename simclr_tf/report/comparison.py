@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simclr_tf.evaluation.report import markup
-from simclr_tf.evaluation.report.markup import Child, Html, Rows, element
-from simclr_tf.evaluation.report.measures import Measure, mapping_of, measures_of
-from simclr_tf.evaluation.report.parts import (
+from simclr_tf.report import markup
+from simclr_tf.report.markup import Child, Html, Rows, element
+from simclr_tf.report.measures import Measure, mapping_of, measures_of
+from simclr_tf.report.parts import (
     NOT_MEASURED,
     Report,
     contents,

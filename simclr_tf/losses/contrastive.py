@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from simclr_tf.nt_xent_streaming import MASKED_LOGIT, streaming_nt_xent
+from simclr_tf.losses.contrastive_streaming import MASKED_LOGIT, streaming_nt_xent
 
 # Logits from which on the streaming loss is chosen: on a CPU a matrix of 64 MiB, of which the dense
 # loss keeps several. There streaming is also the faster one from then on, and long before. On a GPU

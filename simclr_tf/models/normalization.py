@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf.models.cross_replica import joins_replicas, normalize_over_replicas
-from simclr_tf.models.fused_norm import normalize_batch, normalize_by
+from simclr_tf.models.fused_normalization import normalize_batch, normalize_by
 
 MOMENTUM = 0.9  # share of the running statistics that a step keeps, as in the reference
 EPSILON = 1e-5

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.report import markup
-from simclr_tf.evaluation.report.comparison import comparison_of
-from simclr_tf.evaluation.report.markup import Child, Html, Rows, element
-from simclr_tf.evaluation.report.measures import (
+from simclr_tf.plots.confusion_matrix import MAX_CELLS_WRITTEN
+from simclr_tf.report import markup
+from simclr_tf.report.comparison import comparison_of
+from simclr_tf.report.markup import Child, Html, Rows, element
+from simclr_tf.report.measures import (
     FRACTION_OF,
     HEALTH,
     Measure,
@@ -31,7 +32,7 @@ from simclr_tf.evaluation.report.measures import (
     protocols_of,
     share_name,
 )
-from simclr_tf.evaluation.report.parts import (
+from simclr_tf.report.parts import (
     KINDS,
     NOT_MEASURED,
     Report,
@@ -49,7 +50,6 @@ from simclr_tf.evaluation.report.parts import (
     setup_of,
     spread_figure,
 )
-from simclr_tf.plots.confusion_matrix import MAX_CELLS_WRITTEN
 
 MAX_CONFUSIONS = 10  # pairs of classes listed as confused most often
 SPLIT_KEYS = ("chosen_on", "split", "on")  # of a protocol's settings: what chose them
@@ -77,9 +77,7 @@ def build_report(runs: Sequence[Report]) -> str:
         title, body = f"Comparison of {len(runs)} runs", comparison_of(runs)
     else:
         title, body = f"Evaluation of {runs[0].name}", _body(runs[0])
-    style = (
-        importlib.resources.files("simclr_tf.evaluation.report").joinpath("report.css").read_text()
-    )
+    style = importlib.resources.files("simclr_tf.report").joinpath("report.css").read_text()
     return str(markup.page(title, style, body))
 
 

@@ -8,16 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from simclr_tf.evaluation.report import markup
-from simclr_tf.evaluation.report.markup import Child, Html, element
-from simclr_tf.evaluation.report.measures import (
-    Measure,
-    list_of,
-    mapping_of,
-    number_of,
-    protocol_name,
-)
 from simclr_tf.plots import COLOURS
+from simclr_tf.report import markup
+from simclr_tf.report.markup import Child, Html, element
+from simclr_tf.report.measures import Measure, list_of, mapping_of, number_of, protocol_name
 
 NOT_MEASURED = element("span", "not measured", class_="missing")
 
