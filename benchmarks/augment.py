@@ -41,7 +41,7 @@ from processes import Side, count_cores, middle, started, turned
 from rivals.side import ASPECT, SIGMA, Job
 
 from simclr_tf.augment.recipe import JITTER_MODES, Recipe
-from simclr_tf.data.shapes import make_shapes
+from simclr_tf.data.sets.shapes import make_shapes
 
 MODULES = {
     "ours": "ours",

@@ -4,7 +4,7 @@
 
 Writes folders of photographs of 512, 1024 and 2048 pixels (quality 90, 4:2:0) and makes two views
 of 224 pixels of each file. `whole` decodes every pixel, hands the image to TensorFlow and crops it
-there; `ours` is `simclr_tf.data.decode.read_windows`, which crops as it reads and lets the decoder
+there; `ours` is `simclr_tf.data.images.read_windows`, which crops as it reads and lets the decoder
 shrink what will be shrunk anyway. `views` is the whole recipe (crop, flip, jitter, gray, blur), the
 same on both sides but for the crop; `crops` is reading and cropping alone. Both sides take turns in
 every round, over all files; images per second of the clock and of processor time are medians over
@@ -35,7 +35,7 @@ from sklearn.datasets import load_sample_images
 
 import simclr_tf as st
 from simclr_tf.augment.views import Draw
-from simclr_tf.data.decode import read_image, read_windows
+from simclr_tf.data.images import read_image, read_windows
 from simclr_tf.training.execution import choose_execution
 
 VIEW = (224, 224)

@@ -41,7 +41,7 @@ import numpy as np
 from processes import processor
 
 import main as program
-from simclr_tf.data.shapes import make_shapes
+from simclr_tf.data.sets.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import fitting
 from simclr_tf.training.callbacks import Progress

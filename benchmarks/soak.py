@@ -48,7 +48,7 @@ from processes import processor
 
 import main as program
 from simclr_tf import atomic_write, plots
-from simclr_tf.data.shapes import make_shapes
+from simclr_tf.data.sets.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.tasks import classification, pretrain, segmentation
 from simclr_tf.training import callbacks, checkpoints, run_folder

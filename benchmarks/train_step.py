@@ -33,7 +33,7 @@ import numpy as np
 from processes import Side, count_cores, processor, spread, started, turned
 from steps.job import Job, multiply_adds, shapes, step_flops
 
-from simclr_tf.data.shapes import make_shapes
+from simclr_tf.data.sets.shapes import make_shapes
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "resnet18_width0.25_32px": {

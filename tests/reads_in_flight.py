@@ -20,8 +20,8 @@ import tensorflow as tf
 from PIL import Image
 
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.data import pipeline, plain
-from simclr_tf.data.sources import Source
+from simclr_tf.data.batches import evaluation, train
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 
 COUNT, SIZE = 24, (8, 8)
@@ -82,13 +82,13 @@ def pipelines(source):
     same = Recipe(crop=False, flip=False, jitter=False, colordrop=False, blur=False)
     by_epoch = {**trained, "recipe": same}
     return {
-        "two views": pipeline.two_views(source, **trained, **steps),
-        "two views by the epoch": pipeline.two_views(source, **by_epoch),
-        "labelled": pipeline.labelled_batches(source, **trained, **steps),
-        "masked": pipeline.masked_batches(source, **trained, **steps),
-        "plain": plain.plain_batches(source, batch_size=2, size=SIZE),
-        "plain and masked": plain.plain_masked_batches(source, batch_size=2, size=SIZE),
-        "drawn once": plain.view_batches(source, batch_size=2, size=SIZE, view=0, **seeded),
+        "two views": train.two_views(source, **trained, **steps),
+        "two views by the epoch": train.two_views(source, **by_epoch),
+        "labelled": train.labelled_batches(source, **trained, **steps),
+        "masked": train.masked_batches(source, **trained, **steps),
+        "plain": evaluation.plain_batches(source, batch_size=2, size=SIZE),
+        "plain and masked": evaluation.plain_masked_batches(source, batch_size=2, size=SIZE),
+        "drawn once": evaluation.view_batches(source, batch_size=2, size=SIZE, view=0, **seeded),
     }
 
 

@@ -20,11 +20,11 @@ from PIL import Image
 import main
 from simclr_tf.augment import Recipe
 from simclr_tf.data import members
-from simclr_tf.data.archives import open_archive
-from simclr_tf.data.decode import BadFile, read_header, read_image
-from simclr_tf.data.folders import load_folder
+from simclr_tf.data.batches.train import two_views
+from simclr_tf.data.images import BadFile, read_header, read_image
 from simclr_tf.data.loading import load
-from simclr_tf.data.pipeline import two_views
+from simclr_tf.data.sets.archives import open_archive
+from simclr_tf.data.sets.folders import load_folder
 from simclr_tf.errors import UserError
 from simclr_tf.tasks.same_images import record_of
 

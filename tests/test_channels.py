@@ -16,8 +16,8 @@ from simclr_tf.augment import Recipe
 from simclr_tf.augment.colour import LUMA, apply_colour
 from simclr_tf.augment.colour_sequence import apply_colour_in_order
 from simclr_tf.augment.views import draw_views, make_views
-from simclr_tf.data.arrays import to_channels
-from simclr_tf.data.decode import resize_pixels, resize_to_fill
+from simclr_tf.data.images import resize_pixels, resize_to_fill
+from simclr_tf.data.sets.arrays import to_channels
 from simclr_tf.errors import UserError
 from simclr_tf.tasks.encoders import mean_std
 

@@ -20,15 +20,17 @@ import main
 from simclr_tf import plots
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
-from simclr_tf.data import check as checks
-from simclr_tf.data import check_copies, check_report, decode, files
-from simclr_tf.data.check_copies import keys_of_files
-from simclr_tf.data.check_folders import check_folder
-from simclr_tf.data.check_report import spell_problems, write_problems
-from simclr_tf.data.decode import BadFile, read_header, read_image
-from simclr_tf.data.folders import load_folder
+from simclr_tf.data import images
+from simclr_tf.data.check import copies, table
+from simclr_tf.data.check import splits as checks
+from simclr_tf.data.check.copies import keys_of_files
+from simclr_tf.data.check.folders import check_folder
+from simclr_tf.data.check.problems import KINDS, SEVERITIES, Problem
+from simclr_tf.data.check.table import spell_problems, write_problems
+from simclr_tf.data.files import NAMED
+from simclr_tf.data.images import BadFile, read_header, read_image
 from simclr_tf.data.loading import load
-from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
+from simclr_tf.data.sets.folders import load_folder
 from simclr_tf.errors import OutOfMemoryError, UserError
 from simclr_tf.tasks import check, datasets
 
@@ -156,7 +158,7 @@ def test_bad_files_are_named_and_counted(run_check, photos, monkeypatch, capsys)
     assert [row["file"] for row in table_of(folder)] == list(map(str, torn))
     assert not (folder / "results.json").exists()
 
-    monkeypatch.setattr(check_report, "NAMED", 1)  # and the check may run again
+    monkeypatch.setattr(table, "NAMED", 1)  # and the check may run again
     assert run_check(f"--dataset=folder:{photos}")[0] == 2
     out = capsys.readouterr().out
     assert "    a/1.jpg: " in out and "a/3.jpg" not in out and "... and 2 more" in out
@@ -664,7 +666,7 @@ def test_what_the_system_refuses_is_unreadable(photos, monkeypatch):
     def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
-    monkeypatch.setattr(decode.Image, "open", refuse)
+    monkeypatch.setattr(images.Image, "open", refuse)
     with pytest.raises(BadFile, match="Permission denied") as caught:
         checks.read_facts(str(photos / "a" / "0.jpg"))
     assert caught.value.kind == "unreadable"
@@ -678,8 +680,8 @@ def test_only_files_of_equal_size_are_compared_and_each_once(tmp_path, monkeypat
     (tmp_path / "other link").symlink_to("d")
     paths = [str(tmp_path / name) for name in (*contents, "link", "other link", "gone")]
     opened = []
-    digest = check_copies._digest
-    monkeypatch.setattr(check_copies, "_digest", lambda path: opened.append(path) or digest(path))
+    digest = copies._digest
+    monkeypatch.setattr(copies, "_digest", lambda path: opened.append(path) or digest(path))
     a, b, c, d, link, other, gone = keys_of_files(paths)
     assert a == b == link != c and d == other != a and gone is None
     assert len(opened) == 3
@@ -710,11 +712,11 @@ def test_what_memory_runs_out_for_is_no_bad_image(photos, tmp_path, monkeypatch,
     def fail(*_):
         raise MemoryError
 
-    monkeypatch.setattr(decode, "_to_rgb", fail)
+    monkeypatch.setattr(images, "_to_rgb", fail)
     with pytest.raises(BadFile, match="more memory than an image needs") as caught:
         read_image(photos / "a" / "0.jpg")  # while there is room for every image
     assert caught.value.kind == "damaged"
-    monkeypatch.setattr(decode, "_BYTES_PER_PIXEL", 1 << 30)
+    monkeypatch.setattr(images, "_BYTES_PER_PIXEL", 1 << 30)
     with pytest.raises(OutOfMemoryError, match="memory to decode an image at .*0.jpg"):
         load(f"folder:{photos}", skip_bad_images=True)
     flags = (f"--dataset=folder:{photos}", "--skip_bad_images", "--input_size=16")
@@ -770,7 +772,7 @@ def test_problems_are_grouped_counted_and_cut_off():
     alike = [Problem("pixels", f"/d/{i}.png", "16 bits: scaled to 8") for i in range(1200)]
     lines = spell_problems([*alike, *damaged], root="/d").splitlines()
     assert lines[0].startswith("error: damaged (7): ") and lines[1] == "    0.jpg: after 0 bytes"
-    assert lines[files.NAMED + 1] == "    ... and 2 more"
+    assert lines[NAMED + 1] == "    ... and 2 more"
     assert lines[-2].startswith("notice: pixels (1,200)")
     assert lines[-1] == "    1,200 times: 16 bits: scaled to 8; the first 0.png"
     skipped = spell_problems(damaged, skip_bad_images=True)

@@ -11,7 +11,7 @@ import pytest
 
 from simclr_tf.cli import parse
 from simclr_tf.counting import spell_number
-from simclr_tf.data.sources import Source
+from simclr_tf.data.source import Source
 from simclr_tf.tasks import datasets, fitting
 
 PACKAGE = Path(__file__).resolve().parent.parent / "simclr_tf"

@@ -17,10 +17,11 @@ import tensorflow as tf
 import main
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.config import Config
-from simclr_tf.data import served, service
-from simclr_tf.data.pipeline import two_views
-from simclr_tf.data.served import Services
-from simclr_tf.data.sources import Source, from_arrays
+from simclr_tf.data import service
+from simclr_tf.data.batches import served
+from simclr_tf.data.batches.served import Services
+from simclr_tf.data.batches.train import two_views
+from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("shallow")

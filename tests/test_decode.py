@@ -16,13 +16,7 @@ from sklearn.datasets import load_sample_image
 
 from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.resampling import crop_resize
-from simclr_tf.data.decode import (
-    EXTENSIONS,
-    read_header,
-    read_image,
-    read_windows,
-    resize_to_fill,
-)
+from simclr_tf.data.images import EXTENSIONS, read_header, read_image, read_windows, resize_to_fill
 from simclr_tf.errors import UserError
 
 COLOURS = ((200, 30, 40), (20, 180, 60), (30, 60, 220), (250, 240, 30))  # four quarters

@@ -24,14 +24,14 @@ import main
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
 from simclr_tf.data import from_arrays, load
-from simclr_tf.data.pipeline import (
+from simclr_tf.data.batches.order import WHOLE, Shard
+from simclr_tf.data.batches.train import (
     drawn_batches,
     feature_batches,
     labelled_batches,
     masked_batches,
     two_views,
 )
-from simclr_tf.data.steps import WHOLE, Shard
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import NAMES
 from simclr_tf.tasks import assembly

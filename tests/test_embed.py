@@ -21,7 +21,7 @@ from simclr_tf import data
 from simclr_tf.atomic_write import NotWritten, write_whole
 from simclr_tf.config import Config
 from simclr_tf.data import loading
-from simclr_tf.data.decode import read_image, resize_to_fill
+from simclr_tf.data.images import read_image, resize_to_fill
 from simclr_tf.evaluation import feature_files, projector
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.tasks import embed as task

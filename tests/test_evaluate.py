@@ -19,7 +19,7 @@ import main
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
 from simclr_tf.data import Source, hold_back, load
-from simclr_tf.data.plain import plain_batches, view_batches
+from simclr_tf.data.batches.evaluation import plain_batches, view_batches
 from simclr_tf.evaluation import logistic
 from simclr_tf.tasks.evaluate import probes
 from simclr_tf.tasks.evaluate.baselines import _principal

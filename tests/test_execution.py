@@ -15,8 +15,8 @@ from tiny import tiny_encoder, tiny_simclr, tiny_views
 import main
 import simclr_tf as st
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import drawn_batches
-from simclr_tf.data.sources import from_arrays
+from simclr_tf.data.batches.train import drawn_batches
+from simclr_tf.data.source import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.losses.contrastive import NTXent

@@ -22,9 +22,10 @@ from safetensors.numpy import save_file
 
 import main
 from simclr_tf import cli, data
-from simclr_tf.data.decode import read_image
-from simclr_tf.data.files import free_memory, load_lists
+from simclr_tf.data.files import free_memory
+from simclr_tf.data.images import read_image
 from simclr_tf.data.masks import MaskRules
+from simclr_tf.data.sets.lists import load_lists
 from simclr_tf.errors import UserError
 from simclr_tf.models import resnet
 from simclr_tf.report import read_report
@@ -164,7 +165,7 @@ def test_what_was_found(name, tmp_path):
 def test_a_set_that_unfolds_to_more_than_the_memory_is_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "set.npz", x_train=np.zeros((9, 200, 200, 3), np.uint8))
     assert (tmp_path / "set.npz").stat().st_size < 5000
-    monkeypatch.setattr("simclr_tf.data.arrays.free_memory", lambda: 1e6)
+    monkeypatch.setattr("simclr_tf.data.sets.arrays.free_memory", lambda: 1e6)
     with pytest.raises(UserError, match="0.0 GB of arrays in .*set.npz"):
         npz_of(tmp_path / "set.npz")
 

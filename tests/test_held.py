@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from simclr_tf.data.held import Rows, hold_images, take_rows, whole_of
+from simclr_tf.data.memory import Rows, hold_images, take_rows, whole_of
 
 
 @pytest.fixture

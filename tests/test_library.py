@@ -13,12 +13,13 @@ import pytest
 import tensorflow as tf
 
 import simclr_tf as st
-from simclr_tf.data.held import whole_of
-from simclr_tf.data.pipeline import drawn_batches, feature_batches, labelled_batches, two_views
-from simclr_tf.data.plain import plain_batches
-from simclr_tf.data.sources import Source, from_arrays, hold_back
-from simclr_tf.data.steps import batch_order
-from simclr_tf.data.tensors import CORES, HeldTensor
+from simclr_tf.data.batches.evaluation import plain_batches
+from simclr_tf.data.batches.order import batch_order
+from simclr_tf.data.batches.tensors import CORES, HeldTensor
+from simclr_tf.data.batches.train import drawn_batches, feature_batches, labelled_batches, two_views
+from simclr_tf.data.memory import whole_of
+from simclr_tf.data.source import Source, from_arrays
+from simclr_tf.data.splitting import hold_back
 from simclr_tf.errors import UserError
 
 SAME = st.augment.Recipe(crop=False, flip=False, jitter=False, colordrop=False, blur=False)
@@ -159,8 +160,8 @@ def test_how_a_batch_is_cut_for_the_cache_changes_nothing(rng, monkeypatch, batc
         return [part.numpy() for batch in (*views, *labelled) for part in batch]
 
     whole = made()
-    monkeypatch.setattr("simclr_tf.data.steps.PART_PIXELS", 3 * 16 * 20)
-    monkeypatch.setattr("simclr_tf.data.steps.MOST_PARTS", most_parts)
+    monkeypatch.setattr("simclr_tf.data.batches.parts.PART_PIXELS", 3 * 16 * 20)
+    monkeypatch.setattr("simclr_tf.data.batches.parts.MOST_PARTS", most_parts)
     cut = made()
     assert [part.shape for part in cut] == [part.shape for part in whole]
     for ours, theirs in zip(cut, whole, strict=True):

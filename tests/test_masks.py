@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from simclr_tf.augment.crop import Boxes, crop_nearest, draw_boxes
-from simclr_tf.data import sources
-from simclr_tf.data.decode import read_image, resize_to_fill
+from simclr_tf.data import source as sources
+from simclr_tf.data.images import read_image, resize_to_fill
 from simclr_tf.data.loading import load
 from simclr_tf.data.masks import (
     MaskRules,
@@ -21,8 +21,9 @@ from simclr_tf.data.masks import (
     read_mask,
     resize_mask_to_fill,
 )
-from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
-from simclr_tf.data.sources import Source, hold_back
+from simclr_tf.data.sets.shapes import CLASS_NAMES, make_shapes
+from simclr_tf.data.source import Source
+from simclr_tf.data.splitting import hold_back
 from simclr_tf.errors import UserError
 
 # Row 1 and 3 agree in gray: what is looked up is all three channels.

@@ -16,8 +16,8 @@ from tiny import write_colour_classes
 import main
 from simclr_tf import data, plots
 from simclr_tf.config import Config
-from simclr_tf.data.decode import read_image
-from simclr_tf.data.sources import Source
+from simclr_tf.data.images import read_image
+from simclr_tf.data.source import Source
 from simclr_tf.models import decoder_variables, resnet, unet
 from simclr_tf.tasks import predict
 from simclr_tf.tasks.pace import Pace

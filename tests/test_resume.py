@@ -12,7 +12,7 @@ import yaml
 import main
 from simclr_tf import run_format
 from simclr_tf.config import Config
-from simclr_tf.data.sources import Source, from_arrays
+from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, encoders, fitting, resuming
 from simclr_tf.tasks.same_images import record_of

@@ -16,8 +16,8 @@ import main
 from simclr_tf import metrics, plots
 from simclr_tf.augment import Recipe
 from simclr_tf.data import Source
-from simclr_tf.data.pipeline import masked_batches
-from simclr_tf.data.plain import plain_masked_batches
+from simclr_tf.data.batches.evaluation import plain_masked_batches
+from simclr_tf.data.batches.train import masked_batches
 from simclr_tf.evaluation.segmentation import (
     count_pixels,
     judged_scale,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simclr_tf.data import shapes
-from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
+from simclr_tf.data.sets import shapes
+from simclr_tf.data.sets.shapes import CLASS_NAMES, make_shapes
 from simclr_tf.errors import UserError
 
 LUMA = np.array([0.299, 0.587, 0.114])

@@ -12,7 +12,8 @@ from PIL import Image
 from simclr_tf.data import files
 from simclr_tf.data.loading import load
 from simclr_tf.data.masks import MaskRules
-from simclr_tf.data.sources import Source, from_arrays, hold_back, stratified_split
+from simclr_tf.data.source import Source, from_arrays
+from simclr_tf.data.splitting import hold_back, stratified_split
 from simclr_tf.errors import UserError
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import data
-from simclr_tf.data.check_folders import check_folder
-from simclr_tf.data.folders import load_folder
+from simclr_tf.data.check.folders import check_folder
+from simclr_tf.data.sets.folders import load_folder
 from simclr_tf.errors import UserError
 
 NAMES = ("train/cat/a.png", "train/dog/b.png", "test/cat/c.png", "test/dog/d.png")

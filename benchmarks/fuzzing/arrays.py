@@ -14,9 +14,9 @@ import numpy as np
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import data
-from simclr_tf.data.arrays import UnreadableArchive, npz_holds_masks
-from simclr_tf.data.check_arrays import check_npz
+from simclr_tf.data.check.arrays import check_npz
 from simclr_tf.data.masks import MaskRules
+from simclr_tf.data.sets.arrays import UnreadableArchive, npz_holds_masks
 from simclr_tf.errors import UserError
 
 HEADERS = (

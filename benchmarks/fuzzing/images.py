@@ -16,7 +16,7 @@ from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import cli, data
 from simclr_tf.augment import Recipe
-from simclr_tf.data.decode import read_image, read_windows
+from simclr_tf.data.images import read_image, read_windows
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.errors import UserError
 

@@ -12,8 +12,8 @@ from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import cli, data
 from simclr_tf.config import Config
-from simclr_tf.data.files import load_lists
 from simclr_tf.data.masks import read_colour_table
+from simclr_tf.data.sets.lists import load_lists
 from simclr_tf.settings import check_bounds
 
 CELLS = (

@@ -52,7 +52,7 @@ def train_losses(options: dict[str, Any], *, tf32: bool, xla: str) -> list[float
     import tensorflow as tf
 
     import simclr_tf as st
-    from simclr_tf.data.shapes import make_shapes
+    from simclr_tf.data.sets.shapes import make_shapes
     from simclr_tf.training.execution import choose_execution
 
     tf.config.experimental.enable_tensor_float_32_execution(tf32)

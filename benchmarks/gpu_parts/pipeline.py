@@ -12,7 +12,7 @@ from processes import spread
 import simclr_tf as st
 from gpu_parts.serve import Report
 from gpu_parts.timing import REPEATS
-from simclr_tf.data.tensors import one_thread_an_operation
+from simclr_tf.data.batches.tensors import one_thread_an_operation
 
 IN_STORE = 16  # batches: more than the pipeline keeps ready
 

@@ -82,7 +82,7 @@ def write_noise(path: Path, count: int, side: int) -> None:
 
 def _write_shapes(path: Path, count: int, side: int) -> None:
     """Draws `count` training images and a fifth as many of test."""
-    from simclr_tf.data.shapes import make_shapes
+    from simclr_tf.data.sets.shapes import make_shapes
 
     images, labels, _ = make_shapes(count + count // 5, size=(side, side), seed=0)
     train, test = slice(count), slice(count, None)

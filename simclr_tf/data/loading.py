@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr_tf.data.arrays import load_npz, npz_holds_masks, resized, to_channels
-from simclr_tf.data.files import load_lists, measure, second_column, settle
-from simclr_tf.data.folders import holds_masks, load_folder
-from simclr_tf.data.label_pattern import label_by_name
-from simclr_tf.data.mask_checks import check_masks
+from simclr_tf.data.check.masks import check_masks
+from simclr_tf.data.check.problems import Report, refuse
+from simclr_tf.data.files import measure, settle
 from simclr_tf.data.masks import MaskRules
-from simclr_tf.data.problems import Report, refuse
-from simclr_tf.data.records import load_records
-from simclr_tf.data.shapes import CLASS_NAMES, make_shapes
-from simclr_tf.data.sources import Source, Splits, each_split, hold_back
-from simclr_tf.data.tfds import load_tfds
+from simclr_tf.data.sets.arrays import load_npz, npz_holds_masks, resized, to_channels
+from simclr_tf.data.sets.folders import holds_masks, load_folder
+from simclr_tf.data.sets.label_pattern import label_by_name
+from simclr_tf.data.sets.lists import load_lists, second_column
+from simclr_tf.data.sets.shapes import CLASS_NAMES, make_shapes
+from simclr_tf.data.sets.tfds import load_tfds
+from simclr_tf.data.sets.tfrecord import load_records
+from simclr_tf.data.source import Source, Splits, each_split
+from simclr_tf.data.splitting import hold_back
 from simclr_tf.errors import UserError
 
 SHAPES_SIZE = (32, 32)

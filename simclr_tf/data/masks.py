@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from simclr_tf.counting import spell_number
-from simclr_tf.data.decode import open_image, upright
+from simclr_tf.data.images import open_image, upright
 from simclr_tf.data.lines import read_lines
 from simclr_tf.errors import UserError
 

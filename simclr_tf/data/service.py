@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         given = _parse(argv)
         # A default for what TensorFlow prints as it starts; the user's own environment wins.
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        from simclr_tf.data.tensors import one_thread_an_operation
+        from simclr_tf.data.batches.tensors import one_thread_an_operation
 
         one_thread_an_operation()
         servers = start(given.port, given.host)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from simclr_tf.data.sources import stratified_split
+from simclr_tf.data.splitting import stratified_split
 
 HELD_BACK = 0.1  # share of the training features that settings are chosen on
 BLOCK_ROWS = 4096  # summed in float64 at a time

@@ -11,9 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf import metrics
+from simclr_tf.data.batches.evaluation import plain_masked_batches
 from simclr_tf.data.masks import resize_mask_to_fill
-from simclr_tf.data.plain import plain_masked_batches
-from simclr_tf.data.sources import Source
+from simclr_tf.data.source import Source
 from simclr_tf.evaluation.tiled_inference import WHOLE_PIXELS, segment_image
 
 Size = tuple[int, int]

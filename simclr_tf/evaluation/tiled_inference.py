@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from simclr_tf.data.decode import resize_pixels
+from simclr_tf.data.images import resize_pixels
 
 Size = tuple[int, int]
 Predict = Callable[[np.ndarray], tf.Tensor | np.ndarray]

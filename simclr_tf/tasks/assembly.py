@@ -21,9 +21,9 @@ import tensorflow as tf
 import simclr_tf
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.decode import limit_pixels
-from simclr_tf.data.steps import Shard
-from simclr_tf.data.tensors import one_thread_an_operation
+from simclr_tf.data.batches.order import Shard
+from simclr_tf.data.batches.tensors import one_thread_an_operation
+from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import resuming
 from simclr_tf.tasks.disk import naming_the_way_on

@@ -21,21 +21,21 @@ from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.arrays import UnreadableArchive
-from simclr_tf.data.check import Checked, check_splits
-from simclr_tf.data.check_arrays import check_npz
-from simclr_tf.data.check_folders import check_folder
-from simclr_tf.data.check_report import (
+from simclr_tf.data.check.arrays import check_npz
+from simclr_tf.data.check.folders import check_folder
+from simclr_tf.data.check.problems import ERROR, Problem
+from simclr_tf.data.check.splits import Checked, check_splits
+from simclr_tf.data.check.table import (
     count_kinds,
     spell_counts,
     spell_problems,
     write_problems,
 )
-from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.data.files import second_column
+from simclr_tf.data.images import resize_to_fill
 from simclr_tf.data.loading import folder_of, list_files, offers_masks
 from simclr_tf.data.masks import MaskRules
-from simclr_tf.data.problems import ERROR, Problem
+from simclr_tf.data.sets.arrays import UnreadableArchive
+from simclr_tf.data.sets.lists import second_column
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, datasets, resuming
 

@@ -13,8 +13,8 @@ from simclr_tf import data, metrics, plots
 from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.pipeline import feature_batches, labelled_batches
-from simclr_tf.data.plain import plain_batches
+from simclr_tf.data.batches.evaluation import plain_batches
+from simclr_tf.data.batches.train import feature_batches, labelled_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.preparation import mean_and_deviation

@@ -10,11 +10,11 @@ import numpy as np
 from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.check import look_at
-from simclr_tf.data.check_report import spell_problems
+from simclr_tf.data.batches.evaluation import own_size
+from simclr_tf.data.check.problems import ERROR, WARNING
+from simclr_tf.data.check.splits import look_at
+from simclr_tf.data.check.table import spell_problems
 from simclr_tf.data.masks import MaskRules, read_colour_table
-from simclr_tf.data.plain import own_size
-from simclr_tf.data.problems import ERROR, WARNING
 from simclr_tf.errors import UserError
 
 

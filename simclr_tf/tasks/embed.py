@@ -16,7 +16,7 @@ from simclr_tf import data, plots
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.decode import resize_to_fill
+from simclr_tf.data.images import resize_to_fill
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.feature_files import FORMATS, check_format, write_columns
 from simclr_tf.evaluation.features import embed_each

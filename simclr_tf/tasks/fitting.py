@@ -15,7 +15,7 @@ import tensorflow as tf
 from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.steps import Shard, steps_per_epoch
+from simclr_tf.data.batches.order import Shard, steps_per_epoch
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.same_images import Record, record_of

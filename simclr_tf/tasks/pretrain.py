@@ -15,9 +15,9 @@ import tensorflow as tf
 from simclr_tf import augment as augmentation
 from simclr_tf import data, plots
 from simclr_tf.config import Config
-from simclr_tf.data.pipeline import check_held, drawn_batches, two_views
-from simclr_tf.data.served import Services
-from simclr_tf.data.steps import Shard
+from simclr_tf.data.batches.order import Shard
+from simclr_tf.data.batches.served import Services
+from simclr_tf.data.batches.train import check_held, drawn_batches, two_views
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses.contrastive import NTXent

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.counting import spell_number
-from simclr_tf.data.sources import Source
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 from simclr_tf.training.run_folder import RunFolder
 

@@ -12,9 +12,9 @@ import numpy as np
 from simclr_tf import data, metrics, plots
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
+from simclr_tf.data.batches.evaluation import plain_masked_batches
+from simclr_tf.data.batches.train import masked_batches
 from simclr_tf.data.files import read_each
-from simclr_tf.data.pipeline import masked_batches
-from simclr_tf.data.plain import plain_masked_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.segmentation import (
     PixelCounts,

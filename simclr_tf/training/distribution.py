@@ -25,7 +25,7 @@ from typing import Any, TypeAlias
 
 import tensorflow as tf
 
-from simclr_tf.data.steps import WHOLE, Shard
+from simclr_tf.data.batches.order import WHOLE, Shard
 from simclr_tf.errors import UserError
 from simclr_tf.training.checkpoints import Variables
 from simclr_tf.training.rendezvous import meet

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.counting import spell_number
-from simclr_tf.data.tensors import CORES
+from simclr_tf.data.batches.tensors import CORES
 from simclr_tf.errors import UserError
 from simclr_tf.training.xla_trial import xla_failure
 

@@ -14,7 +14,7 @@ from simclr_tf import data
 from simclr_tf.augment import Recipe
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.plain import plain_batches, view_batches
+from simclr_tf.data.batches.evaluation import plain_batches, view_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.tasks import assembly, encoders

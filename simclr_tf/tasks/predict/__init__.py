@@ -9,7 +9,7 @@ from typing import Any
 from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.decode import limit_pixels
+from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, datasets
 from simclr_tf.tasks.disk import naming_the_way_on

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf import plots
-from simclr_tf.data.plain import own_size, plain_batches
+from simclr_tf.data.batches.evaluation import own_size, plain_batches
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread
 from simclr_tf.tasks.predict.output_folder import Row

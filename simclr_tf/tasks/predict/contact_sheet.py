@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_tf import data
-from simclr_tf.data.decode import resize_pixels
+from simclr_tf.data.images import resize_pixels
 
 SHOWN_IMAGES = 16
 SHOWN_SIDE = 320  # pixels of an image's longer side

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from simclr_tf import plots
-from simclr_tf.data.tensors import CORES
+from simclr_tf.data.batches.tensors import CORES
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
 from simclr_tf.evaluation.tiled_inference import segment_image
 from simclr_tf.tasks import datasets

@@ -7,9 +7,9 @@ import dataclasses
 import numpy as np
 
 from simclr_tf import data
-from simclr_tf.data.check_report import spell_problems
-from simclr_tf.data.decode import BadFile
-from simclr_tf.data.problems import Problem
+from simclr_tf.data.check.problems import Problem
+from simclr_tf.data.check.table import spell_problems
+from simclr_tf.data.images import BadFile
 from simclr_tf.errors import UserError
 from simclr_tf.tasks.predict.output_folder import BAD_FILES, OutputFolder
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 
-from simclr_tf.data.plain import plain_batches
-from simclr_tf.data.sources import Source
+from simclr_tf.data.batches.evaluation import plain_batches
+from simclr_tf.data.source import Source
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.knn import knn_accuracy
 from simclr_tf.metrics import effective_rank, feature_spread

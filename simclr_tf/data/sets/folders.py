@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from simclr_tf.data.archives import ArchiveFolder, open_archive
-from simclr_tf.data.decode import EXTENSIONS
+from simclr_tf.data.check.problems import Problem, Report, refuse
 from simclr_tf.data.files import name_first
+from simclr_tf.data.images import EXTENSIONS
 from simclr_tf.data.members import Member
-from simclr_tf.data.metadata import TABLE, read_labels
-from simclr_tf.data.problems import Problem, Report, refuse
-from simclr_tf.data.sources import Source, Splits, each_split
+from simclr_tf.data.sets.archives import ArchiveFolder, open_archive
+from simclr_tf.data.sets.metadata import TABLE, read_labels
+from simclr_tf.data.source import Source, Splits, each_split
 from simclr_tf.errors import UserError
 
 TRAIN_FOLDER = "train"

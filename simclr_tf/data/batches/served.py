@@ -29,8 +29,8 @@ from typing import Any, NoReturn
 
 import tensorflow as tf
 
-from simclr_tf.data.held import whole_of
-from simclr_tf.data.sources import Source
+from simclr_tf.data.memory import whole_of
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 
 # What a service makes is sent to it as one message, images and all; TensorFlow's are below 2 GiB.

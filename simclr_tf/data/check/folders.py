@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from simclr_tf.data.folders import Folder, is_image_name, open_folder, walk
-from simclr_tf.data.metadata import TABLE
-from simclr_tf.data.problems import Problem
+from simclr_tf.data.check.problems import Problem
+from simclr_tf.data.sets.folders import Folder, is_image_name, open_folder, walk
+from simclr_tf.data.sets.metadata import TABLE
 
 
 def check_folder(root: str, paths: Sequence[str], known: Sequence[str] = ()) -> Iterator[Problem]:

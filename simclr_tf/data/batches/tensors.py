@@ -12,9 +12,9 @@ import tensorflow as tf
 
 from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.resampling import Size, from_planes
-from simclr_tf.data.decode import read_header
-from simclr_tf.data.held import Held, Rows, planes_of
-from simclr_tf.data.sources import Source
+from simclr_tf.data.images import read_header
+from simclr_tf.data.memory import Held, Rows, planes_of
+from simclr_tf.data.source import Source
 
 # Parts or files that are made at a time. Not left to tf.data, which goes down to one where batches
 # lie ready and takes a second to come up again.

@@ -9,10 +9,7 @@ from simclr_tf.augment.crop import Boxes
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, crop_resize
 from simclr_tf.augment.views import draw_views, make_views
-from simclr_tf.data.decode import resize_to_fill
-from simclr_tf.data.masks import resize_mask_to_fill
-from simclr_tf.data.sources import Source
-from simclr_tf.data.tensors import (
+from simclr_tf.data.batches.tensors import (
     CORES,
     HeldTensor,
     aspects_of_files,
@@ -21,6 +18,9 @@ from simclr_tf.data.tensors import (
     read_by_numpy,
     read_windows,
 )
+from simclr_tf.data.images import resize_to_fill
+from simclr_tf.data.masks import resize_mask_to_fill
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from simclr_tf.data.arrays import TEST_KEYS, TRAIN_KEYS
-from simclr_tf.data.problems import Problem
+from simclr_tf.data.check.problems import Problem
+from simclr_tf.data.sets.arrays import TEST_KEYS, TRAIN_KEYS
 
 
 def check_npz(path: str) -> Iterator[Problem]:

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import free_memory, name_first
-from simclr_tf.data.held import hold_images, new_images, new_masks
+from simclr_tf.data.images import resize_to_fill
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
-from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, share_classes
+from simclr_tf.data.memory import hold_images, new_images, new_masks
+from simclr_tf.data.source import MOST_CLASSES, Source, Splits
+from simclr_tf.data.splitting import share_classes
 from simclr_tf.errors import UserError
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from simclr_tf.data.files import read_each
 from simclr_tf.data.members import Member, open_bytes
-from simclr_tf.data.sources import Source
+from simclr_tf.data.source import Source
 
 _BLOCK = 1 << 20  # bytes of a file in memory at a time
 

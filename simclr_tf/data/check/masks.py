@@ -11,7 +11,7 @@ import numpy as np
 
 from simclr_tf.data.files import name_first, read_each
 from simclr_tf.data.masks import MOST_CLASSES, MaskRules, NoColourTable, spell_pixels
-from simclr_tf.data.sources import Source, Splits
+from simclr_tf.data.source import Source, Splits
 from simclr_tf.errors import UserError
 
 MASKS_NAMED = 20  # wrong masks in a message

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simclr_tf.counting import spell_number
+from simclr_tf.data.check.problems import KINDS, SEVERITIES, Problem
 from simclr_tf.data.files import NAMED
-from simclr_tf.data.problems import KINDS, SEVERITIES, Problem
 
 COLUMNS = ("kind", "severity", "file", "line", "detail", "list")
 

@@ -8,10 +8,10 @@ import re
 
 import numpy as np
 
+from simclr_tf.data.check.problems import Problem, Report, refuse
 from simclr_tf.data.files import name_first
-from simclr_tf.data.folders import with_classes_of
-from simclr_tf.data.problems import Problem, Report, refuse
-from simclr_tf.data.sources import Source, Splits
+from simclr_tf.data.sets.folders import with_classes_of
+from simclr_tf.data.source import Source, Splits
 from simclr_tf.errors import UserError
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from simclr_tf.counting import spell_number
+from simclr_tf.data.check.problems import Problem, Report, refuse
 from simclr_tf.data.files import read_each
-from simclr_tf.data.folders import TEST_FOLDERS, TRAIN_FOLDER
 from simclr_tf.data.members import Container, Member
-from simclr_tf.data.problems import Problem, Report, refuse
-from simclr_tf.data.sources import MOST_CLASSES, Source, Splits, each_split
+from simclr_tf.data.sets.folders import TEST_FOLDERS, TRAIN_FOLDER
+from simclr_tf.data.source import MOST_CLASSES, Source, Splits, each_split
 from simclr_tf.errors import UserError
 
 IMAGE_FEATURES = ("image/encoded", "image")

@@ -16,12 +16,10 @@ from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.resampling import Size, to_planes
 from simclr_tf.augment.rotation import rotate
 from simclr_tf.augment.views import Draw, apply_masks, pack_draw, views_of
-from simclr_tf.data.held import Held
-from simclr_tf.data.masks import crop_masks
-from simclr_tf.data.plain import own_size
-from simclr_tf.data.sources import Source, from_arrays
-from simclr_tf.data.steps import WHOLE, Draws, Group, Shard, batch_order, steps_per_epoch
-from simclr_tf.data.tensors import (
+from simclr_tf.data.batches.evaluation import own_size
+from simclr_tf.data.batches.order import WHOLE, Shard, batch_order, steps_per_epoch
+from simclr_tf.data.batches.parts import Draws, Group
+from simclr_tf.data.batches.tensors import (
     CORES,
     HeldTensor,
     held_on_host,
@@ -30,6 +28,9 @@ from simclr_tf.data.tensors import (
     read_by_numpy,
     read_windows,
 )
+from simclr_tf.data.masks import crop_masks
+from simclr_tf.data.memory import Held
+from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
 
 

@@ -16,20 +16,15 @@ import numpy as np
 from PIL import Image
 
 from simclr_tf.counting import spell_number
-from simclr_tf.data.check_copies import Item, compare_copies, keys_of_files, keys_of_images
-from simclr_tf.data.decode import (
-    BadFile,
-    is_transparent,
-    load_pixels,
-    open_image,
-    size_of,
-)
+from simclr_tf.data.check.copies import Item, compare_copies, keys_of_files, keys_of_images
+from simclr_tf.data.check.masks import WrongSize, find_wrong_masks
+from simclr_tf.data.check.problems import Problem
 from simclr_tf.data.files import read_each
-from simclr_tf.data.folders import TEST_FOLDERS, TRAIN_FOLDER
-from simclr_tf.data.mask_checks import WrongSize, find_wrong_masks
+from simclr_tf.data.images import BadFile, is_transparent, load_pixels, open_image, size_of
 from simclr_tf.data.masks import MaskRules
-from simclr_tf.data.problems import Problem
-from simclr_tf.data.sources import Source, Splits, each_split, share_out
+from simclr_tf.data.sets.folders import TEST_FOLDERS, TRAIN_FOLDER
+from simclr_tf.data.source import Source, Splits, each_split
+from simclr_tf.data.splitting import share_out
 from simclr_tf.errors import UserError
 
 # What is decoded of a split before a run starts: so many images, and pixels in all.

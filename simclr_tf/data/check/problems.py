@@ -105,7 +105,7 @@ KINDS: dict[str, Kind] = {
     # -- arrays --
     "array": Kind(ERROR, "the array is not as it should be"),
 }
-"""Every kind, in the order of the report. A check in `data/check.py` finds each."""
+"""Every kind, in the order of the report. A check in `data/check/splits.py` finds each."""
 
 
 class Problem(NamedTuple):

@@ -16,9 +16,9 @@ import zipfile
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from simclr_tf.data.check.problems import Problem
 from simclr_tf.data.members import Container, Member, Unreadable, ZipMember
-from simclr_tf.data.problems import Problem
-from simclr_tf.data.sources import Source
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 
 _MOST_BYTES, _MOST_FOLDERS = 4096, 100  # of a name: hostile ones would fill the memory with folders

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from simclr_tf.data.arrays import to_channels
-from simclr_tf.data.decode import resize_to_fill
 from simclr_tf.data.files import name_first
-from simclr_tf.data.held import new_images, new_masks
+from simclr_tf.data.images import resize_to_fill
 from simclr_tf.data.masks import MaskRules, resize_mask_to_fill, values_of
-from simclr_tf.data.sources import Source, Splits
-from simclr_tf.data.tfds_splits import Wanted, choose_splits, read_wanted
+from simclr_tf.data.memory import new_images, new_masks
+from simclr_tf.data.sets.arrays import to_channels
+from simclr_tf.data.sets.tfds_splits import Wanted, choose_splits, read_wanted
+from simclr_tf.data.source import Source, Splits
 from simclr_tf.errors import UserError
 
 MASK_FEATURES = ("segmentation_mask", "segmentation_label", "segmentation", "mask", "annotation")

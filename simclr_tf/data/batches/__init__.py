@@ -1,0 +1,1 @@
+"""What a step is given: batches of images, views, labels and masks."""
