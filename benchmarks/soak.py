@@ -50,10 +50,11 @@ import main as program
 from simclr_tf import atomic_write, plots
 from simclr_tf.data.sets.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
+from simclr_tf.runs import checkpoints, folder
+from simclr_tf.runs.checkpoints import Checkpoints
 from simclr_tf.tasks import classification, pretrain, segmentation
-from simclr_tf.training import callbacks, checkpoints, run_folder
-from simclr_tf.training.checkpoints import Checkpoints
-from simclr_tf.training.tensorboard import TAG, TensorBoardLog
+from simclr_tf.training import callbacks
+from simclr_tf.training.callbacks.tensorboard import TAG, TensorBoardLog
 
 IMAGES, TESTS, SIDE = 96, 24, 16
 TINY = (
@@ -81,8 +82,8 @@ AIMS: dict[str, tuple[Any, str, str]] = {
     "checkpoint, before the old ones go": (Checkpoints, "files", "before"),
     "best weights, half written": (Checkpoints, "save_best", "before"),
     "best weights, before the journal": (Checkpoints, "save_best", "after"),
-    "journal, without its name": (run_folder.RunFolder, "_write_rows", "before"),
-    "journal, before the checkpoint": (run_folder.RunFolder, "add_row", "after"),
+    "journal, without its name": (folder.RunFolder, "_write_rows", "before"),
+    "journal, before the checkpoint": (folder.RunFolder, "add_row", "after"),
     "end of an epoch": (callbacks.Progress, "on_epoch_end", "before"),
     "points, before the checkpoint": (TensorBoardLog, "on_epoch_end", "after"),
     "validation": (callbacks.SaveCheckpoints, "on_test_begin", "after"),
@@ -91,7 +92,7 @@ AIMS: dict[str, tuple[Any, str, str]] = {
     "pixels of a validation": (segmentation.Judge, "__call__", "before"),
     "baselines": (pretrain, "pixel_encoder", "before"),
     "plot": (plots.style, "write_whole", "before"),
-    "results": (run_folder.RunFolder, "write_results", "before"),
+    "results": (folder.RunFolder, "write_results", "before"),
 }
 
 

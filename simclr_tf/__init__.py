@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # the names below, for who checks types or completes them
     from simclr_tf import schedules as schedules
     from simclr_tf.errors import UserError as UserError
     from simclr_tf.training import callbacks as callbacks
-    from simclr_tf.training.simclr import SimCLR as SimCLR
+    from simclr_tf.training.model import SimCLR as SimCLR
 
 __version__ = "0.1.0"
 
@@ -44,7 +44,7 @@ _MODULES = {
     "plots": "simclr_tf.plots",
     "schedules": "simclr_tf.schedules",
 }
-_CLASSES = {"SimCLR": "simclr_tf.training.simclr", "UserError": "simclr_tf.errors"}
+_CLASSES = {"SimCLR": "simclr_tf.training.model", "UserError": "simclr_tf.errors"}
 
 __all__ = sorted([*_MODULES, *_CLASSES, "__version__"])
 

@@ -16,7 +16,7 @@ import yaml
 
 from simclr_tf.augment.recipe import JITTER_MODES, OPERATIONS, Recipe
 from simclr_tf.errors import UserError
-from simclr_tf.run_format import take_settings
+from simclr_tf.runs.format import take_settings
 from simclr_tf.settings import check_bounds, read, read_all, setting, show
 from simclr_tf.strict_yaml import load_yaml
 

@@ -18,9 +18,7 @@ from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.optimizers import NAMES, make_optimizer
-from simclr_tf.schedules import WarmupCosine
-from simclr_tf.tasks.encoders import pretrained_source
-from simclr_tf.training.checkpoints import (
+from simclr_tf.runs.checkpoints import (
     Checkpoints,
     fault_of,
     named_variables,
@@ -29,7 +27,9 @@ from simclr_tf.training.checkpoints import (
     restore,
     step_of,
 )
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.schedules import WarmupCosine
+from simclr_tf.tasks.encoders import pretrained_source
 
 
 def variables(**values):

@@ -34,9 +34,9 @@ from simclr_tf.data.batches.train import (
 )
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import NAMES
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
 from simclr_tf.tasks import assembly
 from simclr_tf.training import distribution, rendezvous
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 from simclr_tf.training.distribution import choose_strategy, make_strategy, worker_addresses
 from simclr_tf.training.execution import choose_execution
 

@@ -19,14 +19,15 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import TENSORS, EventAccumulator
 
 import main
-from simclr_tf import atomic_write, plots, run_format
+from simclr_tf import atomic_write, plots
 from simclr_tf.atomic_write import NotWritten, spell_bytes, write_whole
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
+from simclr_tf.runs import format
+from simclr_tf.runs.checkpoints import fault_of, read_arrays, size_of
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import disk, encoders, fitting, segmentation
-from simclr_tf.training.checkpoints import fault_of, read_arrays, size_of
-from simclr_tf.training.run_folder import RunFolder
-from simclr_tf.training.tensorboard import drop_points
+from simclr_tf.training.callbacks.tensorboard import drop_points
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -105,7 +106,7 @@ def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun
     assert steps_in(finished) == [2, 4, 6]
     config = begun / "config.yaml"
     content = yaml.safe_load(config.read_text())
-    assert content.pop(run_format.KEY)["format"] == run_format.VERSION
+    assert content.pop(format.KEY)["format"] == format.VERSION
     # Where it was is no longer.
     content["pretrain_save_path"] = str(begun.parent / "where it was")
     config.write_text(yaml.safe_dump(content))
@@ -496,11 +497,11 @@ def test_a_folder_of_a_later_version_is_left_alone(finished, tmp_path, capsys, c
 
 def test_what_cannot_be_read_of_a_version_is_not_guessed():
     for said in ("1", None, [], {}, {"format": "1"}, {"format": 0}):
-        with pytest.raises(run_format.UnreadableFormat):
-            run_format.take_settings({run_format.KEY: said}, "config.yaml")
-    assert run_format.take_settings({"seed": 1}, "config.yaml") == {"seed": 1}
-    stated = yaml.safe_load(run_format.state_format() + "seed: 1\n")
-    assert run_format.take_settings(stated, "config.yaml") == {"seed": 1}
+        with pytest.raises(format.UnreadableFormat):
+            format.take_settings({format.KEY: said}, "config.yaml")
+    assert format.take_settings({"seed": 1}, "config.yaml") == {"seed": 1}
+    stated = yaml.safe_load(format.state_format() + "seed: 1\n")
+    assert format.take_settings(stated, "config.yaml") == {"seed": 1}
 
 
 def test_a_setting_that_is_not_known_is_named(begun, flags, capsys):

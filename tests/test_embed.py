@@ -24,9 +24,9 @@ from simclr_tf.data import loading
 from simclr_tf.data.images import read_image, resize_to_fill
 from simclr_tf.evaluation import feature_files, projector
 from simclr_tf.losses.contrastive import NTXent
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
 from simclr_tf.tasks import embed as task
 from simclr_tf.tasks import pretrain
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 CLASSES = ("blue", "green", "red")
 SIZE = (16, 12)  # of the views that the run is trained on

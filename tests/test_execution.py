@@ -20,12 +20,12 @@ from simclr_tf.data.source import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.losses.contrastive import NTXent
+from simclr_tf.runs.checkpoints import step_of
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import resuming
 from simclr_tf.training import execution, xla_trial
 from simclr_tf.training.callbacks import SaveCheckpoints
-from simclr_tf.training.checkpoints import step_of
 from simclr_tf.training.fit import prefetch_to_gpu
-from simclr_tf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

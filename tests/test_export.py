@@ -26,9 +26,9 @@ from simclr_tf.data.images import resize_to_fill
 from simclr_tf.interop import export_formats
 from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
+from simclr_tf.runs.checkpoints import Checkpoints, named_variables, read_arrays
+from simclr_tf.runs.lock import hold_folder
 from simclr_tf.tasks import encoders, export
-from simclr_tf.training.checkpoints import Checkpoints, named_variables, read_arrays
-from simclr_tf.training.folder_lock import hold_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (24, 32)

@@ -17,9 +17,7 @@ from tiny import policy, tiny_simclr, tiny_views
 
 from simclr_tf.errors import UserError
 from simclr_tf.losses.contrastive import NTXent
-from simclr_tf.training import execution
-from simclr_tf.training.callbacks import Progress, SaveCheckpoints
-from simclr_tf.training.checkpoints import (
+from simclr_tf.runs.checkpoints import (
     Checkpoints,
     named_variables,
     numbered_variables,
@@ -27,14 +25,16 @@ from simclr_tf.training.checkpoints import (
     restore,
     step_of,
 )
-from simclr_tf.training.finite import StopWhereNotFinite
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.training import execution
+from simclr_tf.training.callbacks import Progress, SaveCheckpoints
+from simclr_tf.training.callbacks.finite import StopWhereNotFinite
 from simclr_tf.training.fit import (
     UnreadLogs,
     choose_steps_per_execution,
     fit_steps,
     prefetch_to_gpu,
 )
-from simclr_tf.training.run_folder import RunFolder
 
 EPOCH = 6  # steps
 

@@ -13,9 +13,9 @@ from simclr_tf.cli import parse
 from simclr_tf.config import Config
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import assembly, fitting
 from simclr_tf.training import distribution
-from simclr_tf.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -13,12 +13,12 @@ import pytest
 
 import main
 from simclr_tf.errors import UserError
-from simclr_tf.training import folder_lock
-from simclr_tf.training.folder_lock import NAME, hold_folder
+from simclr_tf.runs import lock
+from simclr_tf.runs.lock import NAME, hold_folder
 
 HOLD = """
 import pathlib, sys, time
-from simclr_tf.training.folder_lock import hold_folder
+from simclr_tf.runs.lock import hold_folder
 with hold_folder(pathlib.Path(sys.argv[1]), task="pretrain", flag="pretrain_save_path"):
     print("held", flush=True)
     time.sleep(100)
@@ -35,7 +35,7 @@ def refuse_locks(monkeypatch):
     def flock(descriptor, operation):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
-    monkeypatch.setattr(folder_lock.fcntl, "flock", flock)
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
 
 
 @pytest.fixture(params=["locks", "no locks"])

@@ -29,9 +29,9 @@ from simclr_tf.data.sets.lists import load_lists
 from simclr_tf.errors import UserError
 from simclr_tf.models import resnet
 from simclr_tf.report import read_report
+from simclr_tf.runs.checkpoints import Checkpoints, fault_of, named_variables, step_of
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import encoders
-from simclr_tf.training.checkpoints import Checkpoints, fault_of, named_variables, step_of
-from simclr_tf.training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = 40  # of each kind

@@ -25,8 +25,8 @@ from simclr_tf.losses import contrastive_streaming
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import BatchNormalization, ProjectionHead, resnet
 from simclr_tf.optimizers import make_optimizer
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
+from simclr_tf.training.model import SimCLR
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("shallow")]
 

@@ -25,7 +25,7 @@ from simclr_tf.losses.segmentation import PixelLoss
 from simclr_tf.models import ProjectionHead, classifier_head, resnet, unet
 from simclr_tf.optimizers import NAMES, make_optimizer
 from simclr_tf.schedules import WarmupCosine
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.model import SimCLR
 
 pytestmark = [
     pytest.mark.usefixtures("shallow", "gpu"),

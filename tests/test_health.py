@@ -18,7 +18,7 @@ from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.fit import fit_steps
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.model import SimCLR
 
 HEALTHY = {"loss": 3.0, "contrastive_accuracy": 0.5, "feature_spread": 0.05, "feature_rank": 4.0}
 

@@ -26,9 +26,9 @@ from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
 from simclr_tf.interop.torch_names import check_fit, find_encoder, to_torch, torch_name
 from simclr_tf.models import resnet, unet
+from simclr_tf.runs.checkpoints import named_variables
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import encoders
-from simclr_tf.training.checkpoints import named_variables
-from simclr_tf.training.run_folder import RunFolder
 
 MEAN, STD = (np.array(values)[:, np.newaxis, np.newaxis] for values in encoders.IMAGENET)
 TABLE = pathlib.Path(__file__).parent / "torchvision_resnets.txt"

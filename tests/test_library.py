@@ -255,7 +255,7 @@ import gc, os, sys
 from pathlib import Path
 import numpy as np, tensorflow as tf
 import simclr_tf as st
-from simclr_tf.data.pipeline import labelled_batches
+from simclr_tf.data.batches.train import labelled_batches
 
 def own():
     gc.collect()

@@ -19,10 +19,10 @@ from simclr_tf.config import Config
 from simclr_tf.data.images import read_image
 from simclr_tf.data.source import Source
 from simclr_tf.models import decoder_variables, resnet, unet
+from simclr_tf.runs.checkpoints import Checkpoints, named_variables
 from simclr_tf.tasks import predict
 from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import segmenter
-from simclr_tf.training.checkpoints import Checkpoints, named_variables
 
 CLASSES = ("blue", "green", "red")
 NAMES = ("sky", "road, wet", "car")

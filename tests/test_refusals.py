@@ -11,8 +11,8 @@ from PIL import Image
 import main
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks.refusals import told_together
-from simclr_tf.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

@@ -10,13 +10,13 @@ import pytest
 import yaml
 
 import main
-from simclr_tf import run_format
 from simclr_tf.config import Config
 from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
+from simclr_tf.runs import format
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import assembly, encoders, fitting, resuming
 from simclr_tf.tasks.same_images import record_of
-from simclr_tf.training.run_folder import RunFolder
 
 WEIGHTS = {"a": keras.Variable(1.0)}
 
@@ -103,7 +103,7 @@ def test_runs_that_do_not_say_what_they_began_with_go_on(tmp_path):
     # What was edited to no record is none either; a record with other words is another.
     for said, goes_on in ((3, True), ([], True), ({"images": 8, "means": "x"}, False)):
         content = yaml.safe_load((tmp_path / "config.yaml").read_text())
-        content[run_format.KEY]["data"] = said
+        content[format.KEY]["data"] = said
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(content))
         if goes_on:
             assert resume(tmp_path, config, files(*EIGHT)) == 6
@@ -177,7 +177,7 @@ def test_an_encoder_from_random_weights_goes_on_as_its_checkpoint_says(tmp_path)
 def test_a_run_of_before_a_setting_had_what_the_setting_says_of_it(tmp_path):
     config = settings(tmp_path)
     begin(tmp_path, config, files(*EIGHT))
-    path, older = tmp_path / "config.yaml", run_format.OLDER
+    path, older = tmp_path / "config.yaml", format.OLDER
     lines = path.read_text().splitlines()
     kept = [line for line in lines if line.partition(":")[0] not in older]
     assert len(kept) == len(lines) - len(older)

@@ -24,9 +24,9 @@ from simclr_tf.evaluation.segmentation import (
     make_segment,
     scale_rule,
 )
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays, step_of
 from simclr_tf.tasks import segmentation
 from simclr_tf.training.callbacks import best_row
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays, step_of
 
 ALL_BUT_COLOUR = Recipe(
     jitter=False, colordrop=False, blur=True, rotate=True, rotate_prob=1.0, max_rotation=180.0

@@ -15,7 +15,7 @@ from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import make_optimizer
 from simclr_tf.training.gradient_caching import cached_gradients
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.model import SimCLR
 
 COUNT = 8  # images in a batch
 

@@ -18,7 +18,7 @@ from stand_in_gpu import NAME, stand_in_gpu
 from tensorflow.python.framework.config import disable_op_determinism
 
 import main
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
 from simclr_tf.training.execution import choose_execution
 from simclr_tf.training.fit import choose_steps_per_execution
 

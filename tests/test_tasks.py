@@ -21,9 +21,9 @@ from simclr_tf.config import Config
 from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.preparation import mean_and_deviation
+from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
 from simclr_tf.tasks import assembly, classification, fitting
 from simclr_tf.training import execution
-from simclr_tf.training.checkpoints import Checkpoints, read_arrays
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -399,11 +399,11 @@ def at_call(number: int, act, function):
     return wrapped
 
 
-SAVE = "simclr_tf.training.checkpoints.write_whole"
+SAVE = "simclr_tf.runs.checkpoints.write_whole"
 STEP = "simclr_tf.training.callbacks.Progress.on_train_batch_end"
 LOOK = "simclr_tf.training.callbacks.knn_monitor.embed"
-JOURNAL = "simclr_tf.training.run_folder.RunFolder._write_rows"
-RESULTS = "simclr_tf.training.run_folder.RunFolder.write_results"
+JOURNAL = "simclr_tf.runs.folder.RunFolder._write_rows"
+RESULTS = "simclr_tf.runs.folder.RunFolder.write_results"
 
 # One run's lives: what it did when it was ended, how, and the steps that are saved then.
 LIVES = [

@@ -18,8 +18,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import main
-from simclr_tf.training.tensorboard import Profile
-from simclr_tf.training.tracking import Tracking, _numbers_in
+from simclr_tf.training.callbacks.tensorboard import Profile
+from simclr_tf.training.callbacks.tracking import Tracking, _numbers_in
 
 STEPS, EPOCHS = 7, 4  # 28 steps: a profile of 10 to 20 begins and ends within an epoch
 

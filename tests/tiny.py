@@ -13,7 +13,7 @@ from PIL import Image
 from simclr_tf.losses.contrastive import nt_xent
 from simclr_tf.models import BatchNormalization, ProjectionHead
 from simclr_tf.models.resnet import DEPTHS
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.model import SimCLR
 
 
 @contextlib.contextmanager

@@ -24,10 +24,10 @@ from simclr_tf.errors import UserError
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models import ProjectionHead, resnet
 from simclr_tf.optimizers import NAMES, make_optimizer
+from simclr_tf.training.callbacks.finite import StopWhereNotFinite
 from simclr_tf.training.distribution import distribute, make_strategy, share_overflow
-from simclr_tf.training.finite import StopWhereNotFinite
 from simclr_tf.training.fit import fit_steps
-from simclr_tf.training.simclr import SimCLR
+from simclr_tf.training.model import SimCLR
 
 COUNT = 8  # images in a batch
 END = "-- end of a run --"

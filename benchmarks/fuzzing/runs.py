@@ -21,9 +21,9 @@ from fuzzing.texts import VALUES
 from simclr_tf.config import Config
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.report import build_report, read_report
+from simclr_tf.runs.checkpoints import CHECKSUM, Checkpoints, named_variables
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import assembly, encoders, predict, resuming
-from simclr_tf.training.checkpoints import CHECKSUM, Checkpoints, named_variables
-from simclr_tf.training.run_folder import RunFolder
 
 SMALL = {"width_multiplier": 0.0625, "stem": "small"}
 STEP = 2

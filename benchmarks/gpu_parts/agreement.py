@@ -81,7 +81,7 @@ def train_losses(options: dict[str, Any], *, tf32: bool, xla: str) -> list[float
 
 def deterministic(report: Report, options: dict[str, Any]) -> None:
     """Tells whether two runs of main.py with --deterministic end with the same bits."""
-    from simclr_tf.training.checkpoints import read_arrays
+    from simclr_tf.runs.checkpoints import read_arrays
 
     network, weights = options["network"], []
     with tempfile.TemporaryDirectory() as name:

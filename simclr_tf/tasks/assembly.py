@@ -25,9 +25,12 @@ from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.tensors import one_thread_an_operation
 from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.runs.lock import hold_folder
 from simclr_tf.tasks import resuming
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.training import distribution
+from simclr_tf.training.callbacks.tracking import Tracking
 from simclr_tf.training.execution import (
     Execution,
     check_deterministic_depthwise,
@@ -35,9 +38,6 @@ from simclr_tf.training.execution import (
     failure_of_xla,
     print_execution,
 )
-from simclr_tf.training.folder_lock import hold_folder
-from simclr_tf.training.run_folder import RunFolder
-from simclr_tf.training.tracking import Tracking
 
 PACKAGES = ("tensorflow", "keras", "numpy")
 

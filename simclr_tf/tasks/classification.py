@@ -19,11 +19,11 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.preparation import mean_and_deviation
 from simclr_tf.models.heads import classifier_head, set_scale, take_up_scale
+from simclr_tf.runs.checkpoints import named_variables, numbered_variables
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.curves import draw_curves
 from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import AccuracyMonitor
-from simclr_tf.training.checkpoints import named_variables, numbered_variables
 from simclr_tf.training.distribution import scope_of
 
 EVALUATION_BATCH_SIZE = 256

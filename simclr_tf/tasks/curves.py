@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from simclr_tf import plots
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.folder import RunFolder
 
 
 def draw_curves(folder: RunFolder, titles: Mapping[str, str], *, judged: str) -> None:

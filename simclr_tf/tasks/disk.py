@@ -14,8 +14,8 @@ from simclr_tf.atomic_write import DISK_FAULTS, NotWritten, free_bytes, path_in,
 from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
-from simclr_tf.training.checkpoints import Variables, size_of
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.checkpoints import Variables, size_of
+from simclr_tf.runs.folder import RunFolder
 
 
 def check_room(config: Config, folder: RunFolder, variables: Variables) -> None:

@@ -17,7 +17,9 @@ from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_t
 from simclr_tf.interop.weight_files import check_suffix, read_file
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.models.resnet import choose_stem, resnet
-from simclr_tf.run_format import OLDER
+from simclr_tf.runs.checkpoints import Checkpoints, is_held, named_variables, read_arrays, restore
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.runs.format import OLDER
 from simclr_tf.settings import read_all, show
 from simclr_tf.tasks.missing_run import (
     missing_pretraining,
@@ -25,14 +27,6 @@ from simclr_tf.tasks.missing_run import (
     spell_runs_near,
     what_is_there,
 )
-from simclr_tf.training.checkpoints import (
-    Checkpoints,
-    is_held,
-    named_variables,
-    read_arrays,
-    restore,
-)
-from simclr_tf.training.run_folder import RunFolder
 
 SOURCE_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
 DATA_SETTINGS = (*SOURCE_SETTINGS, "label_pattern")

@@ -15,12 +15,12 @@ from simclr_tf.errors import UserError
 from simclr_tf.interop import model_card
 from simclr_tf.interop.export_formats import NAMES, Exported, save
 from simclr_tf.interop.stock_layers import folded_head
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.runs.lock import hold_folder
 from simclr_tf.tasks import encoders, predict
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.tasks.missing_run import spell_runs_near
 from simclr_tf.training.execution import choose_execution, print_execution
-from simclr_tf.training.folder_lock import hold_folder
-from simclr_tf.training.run_folder import RunFolder
 
 CARD = "README.md"
 PARTIAL = ".simclr_tf-export-"  # how the name of the folder begins that an export is written in

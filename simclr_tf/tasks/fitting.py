@@ -17,14 +17,14 @@ from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.order import Shard, steps_per_epoch
 from simclr_tf.optimizers import make_optimizer
+from simclr_tf.runs.checkpoints import Variables
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
 from simclr_tf.tasks.same_images import Record, record_of
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks import Journal, Progress, SaveCheckpoints
-from simclr_tf.training.checkpoints import Variables
-from simclr_tf.training.finite import StopWhereNotFinite
+from simclr_tf.training.callbacks.finite import StopWhereNotFinite
+from simclr_tf.training.callbacks.tensorboard import Profile, TensorBoardLog
 from simclr_tf.training.fit import choose_steps_per_execution, fit_steps
-from simclr_tf.training.tensorboard import Profile, TensorBoardLog
 
 if TYPE_CHECKING:  # for annotations alone
     from simclr_tf.tasks import assembly

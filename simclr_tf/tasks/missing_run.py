@@ -8,7 +8,7 @@ import pathlib
 
 from simclr_tf.config import SETTINGS, Config
 from simclr_tf.errors import UserError
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.folder import RunFolder
 
 MOST_NAMED = 3  # runs in a message
 MOST_MISSING = 2  # folders of a path that are looked for under other names

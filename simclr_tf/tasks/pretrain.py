@@ -22,18 +22,14 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models.heads import ProjectionHead
+from simclr_tf.runs.checkpoints import Variables, named_variables, numbered_variables
 from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
 from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
-from simclr_tf.training.checkpoints import (
-    Variables,
-    named_variables,
-    numbered_variables,
-)
+from simclr_tf.training.callbacks.tensorboard import show_picture
 from simclr_tf.training.distribution import count_replicas, distribute, scope_of
 from simclr_tf.training.execution import Execution
-from simclr_tf.training.simclr import SimCLR
-from simclr_tf.training.tensorboard import show_picture
+from simclr_tf.training.model import SimCLR
 
 PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
 KNN_LIMIT = 100_000  # images of either set in the kNN accuracy that is reported

@@ -11,8 +11,8 @@ from simclr_tf import data
 from simclr_tf.config import Config
 from simclr_tf.data.batches.order import steps_per_epoch
 from simclr_tf.errors import UserError
+from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import datasets, encoders
-from simclr_tf.training.run_folder import RunFolder
 
 T = TypeVar("T")
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from simclr_tf.config import Config
 from simclr_tf.errors import UserError
-from simclr_tf.run_format import OLDER
+from simclr_tf.runs.checkpoints import Variables, read_arrays, restore, step_of
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.runs.format import OLDER
 from simclr_tf.tasks.disk import check_room
 from simclr_tf.tasks.encoders import normalization
 from simclr_tf.tasks.same_images import check_same_images
 from simclr_tf.training import distribution
-from simclr_tf.training.checkpoints import Variables, read_arrays, restore, step_of
 from simclr_tf.training.execution import choose_precision
-from simclr_tf.training.run_folder import RunFolder
 
 if TYPE_CHECKING:  # for annotations alone
     from simclr_tf.tasks import assembly, fitting

@@ -16,7 +16,7 @@ import numpy as np
 from simclr_tf.counting import spell_number
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.folder import RunFolder
 
 SAMPLED = 16  # images in memory whose means are kept
 CLOSE = 1.0  # between means of 0 to 255: another processor may resize to other roundings

@@ -28,11 +28,7 @@ from simclr_tf.evaluation.segmentation import (
 from simclr_tf.evaluation.tiled_inference import segment_image
 from simclr_tf.losses.segmentation import PixelLoss, balanced_weights
 from simclr_tf.models.unet import decoder_variables, unet
-from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
-from simclr_tf.tasks.curves import draw_curves
-from simclr_tf.tasks.refusals import Begun, Refusals, told_together
-from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
-from simclr_tf.training.checkpoints import (
+from simclr_tf.runs.checkpoints import (
     Variables,
     named_variables,
     numbered_variables,
@@ -40,7 +36,11 @@ from simclr_tf.training.checkpoints import (
     restore,
     step_of,
 )
-from simclr_tf.training.run_folder import Row
+from simclr_tf.runs.folder import Row
+from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
+from simclr_tf.tasks.curves import draw_curves
+from simclr_tf.tasks.refusals import Begun, Refusals, told_together
+from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed

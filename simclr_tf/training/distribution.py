@@ -27,7 +27,7 @@ import tensorflow as tf
 
 from simclr_tf.data.batches.order import WHOLE, Shard
 from simclr_tf.errors import UserError
-from simclr_tf.training.checkpoints import Variables
+from simclr_tf.runs.checkpoints import Variables
 from simclr_tf.training.rendezvous import meet
 
 Strategy: TypeAlias = tf.distribute.Strategy

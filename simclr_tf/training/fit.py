@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from simclr_tf.training.logs import Logs
+from simclr_tf.training.callbacks.logs import Logs
 
 Batches = Callable[[int, int], tf.data.Dataset]
 

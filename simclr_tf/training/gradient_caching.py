@@ -23,7 +23,7 @@ from simclr_tf.models.cross_replica import local_statistics
 from simclr_tf.training.distribution import mean_over_replicas
 
 if TYPE_CHECKING:
-    from simclr_tf.training.simclr import SimCLR
+    from simclr_tf.training.model import SimCLR
 
 Sums = list[tf.Tensor]
 

@@ -11,6 +11,8 @@ from simclr_tf.config import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.runs.lock import hold_folder
 from simclr_tf.tasks import assembly, datasets
 from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.tasks.pace import Pace
@@ -22,8 +24,6 @@ from simclr_tf.tasks.predict.tolerant import tolerate
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
 from simclr_tf.tasks.predict.work import Work
 from simclr_tf.training.execution import choose_execution, print_execution
-from simclr_tf.training.folder_lock import hold_folder
-from simclr_tf.training.run_folder import RunFolder
 
 __all__ = ["build_model", "output_names", "read_run", "run"]
 

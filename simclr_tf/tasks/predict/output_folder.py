@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.errors import UserError
-from simclr_tf.training.folder_lock import NAME as LOCK
+from simclr_tf.runs.lock import NAME as LOCK
 
 # All that is written; whatever else lies in the folder is the user's.
 TABLE = "predictions.csv"

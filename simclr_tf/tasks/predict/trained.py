@@ -12,10 +12,10 @@ from simclr_tf.config import Config
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import classifier_head, take_up_scale
 from simclr_tf.models.unet import decoder_variables, unet
+from simclr_tf.runs.checkpoints import named_variables, read_arrays, restore
+from simclr_tf.runs.folder import SIZE_FACTS, RunFolder
 from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.missing_run import spell_runs_near
-from simclr_tf.training.checkpoints import named_variables, read_arrays, restore
-from simclr_tf.training.run_folder import SIZE_FACTS, RunFolder
 
 TASKS = ("classification", "segmentation")
 HEADS = {"classification": "classifier", "segmentation": "decoder"}  # names in checkpoints

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 import keras
 
 from simclr_tf.evaluation.segmentation import PixelCounts
-from simclr_tf.training.checkpoints import Variables
-from simclr_tf.training.logs import Logs
-from simclr_tf.training.run_folder import Row, RunFolder
+from simclr_tf.runs.checkpoints import Variables
+from simclr_tf.runs.folder import Row, RunFolder
+from simclr_tf.training.callbacks.logs import Logs
 
 
 class MeanIoUMonitor(keras.callbacks.Callback):

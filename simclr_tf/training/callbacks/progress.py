@@ -9,7 +9,7 @@ import time
 import keras
 import numpy as np
 
-from simclr_tf.training.logs import Logs
+from simclr_tf.training.callbacks.logs import Logs
 
 
 class Progress(keras.callbacks.Callback):

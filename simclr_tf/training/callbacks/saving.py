@@ -11,10 +11,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from simclr_tf.training.checkpoints import Variables, numbered_variables, read_arrays, restore
+from simclr_tf.runs.checkpoints import Variables, numbered_variables, read_arrays, restore
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.training.callbacks.logs import Logs
 from simclr_tf.training.distribution import spans_workers
-from simclr_tf.training.logs import Logs
-from simclr_tf.training.run_folder import RunFolder
 
 Arrays = dict[str, np.ndarray]
 

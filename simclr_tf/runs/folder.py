@@ -13,9 +13,9 @@ from typing import Any
 
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.errors import UserError
-from simclr_tf.run_format import UnreadableFormat, data_of, state_format, take_settings
+from simclr_tf.runs.checkpoints import Checkpoints, step_of
+from simclr_tf.runs.format import UnreadableFormat, data_of, state_format, take_settings
 from simclr_tf.strict_yaml import load_yaml
-from simclr_tf.training.checkpoints import Checkpoints, step_of
 
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")

@@ -9,8 +9,8 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
+from simclr_tf.training.callbacks.logs import Logs
 from simclr_tf.training.distribution import scope_of
-from simclr_tf.training.logs import Logs
 
 REMEDIES = "Begin again with a smaller --learning_rate, more --warmup_epochs or --precision=float32"
 

@@ -12,8 +12,8 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.atomic_write import write_whole
-from simclr_tf.training.logs import Logs
-from simclr_tf.training.run_folder import RunFolder
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.training.callbacks.logs import Logs
 
 TAG = "epoch_"  # what the names of all numbers begin with
 WEIGHTS = "weights/"  # and those of histograms
