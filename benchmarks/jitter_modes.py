@@ -20,7 +20,7 @@ import tensorflow as tf
 import simclr_tf as st
 from simclr_tf.augment.colour import apply_colour
 from simclr_tf.augment.colour_sequence import apply_colour_in_order
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 
 IMAGES = 4096
 ALONE = {

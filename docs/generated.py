@@ -16,8 +16,8 @@ from typing import Any
 
 import simclr_tf
 from simclr_tf.cli import meaning_of, spell_tasks
-from simclr_tf.config import READ_BY, SETTINGS
-from simclr_tf.settings import show
+from simclr_tf.config.fields import show
+from simclr_tf.config.settings import READ_BY, SETTINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -21,10 +21,15 @@ from simclr_tf import environment
 
 environment.leave_where_incomplete()  # before what needs more than the standard library
 
-from simclr_tf.config import (  # noqa: E402
-    DATA_PRESETS,
-    FROZEN_PRESET,
-    PRESETS,
+from simclr_tf.config.fields import (  # noqa: E402
+    is_switch,
+    nearest,
+    show,
+    spell_bounds,
+    spell_flag,
+)
+from simclr_tf.config.presets import DATA_PRESETS, FROZEN_PRESET, PRESETS  # noqa: E402
+from simclr_tf.config.settings import (  # noqa: E402
     READ_BY,
     SETTINGS,
     TASKS,
@@ -33,13 +38,6 @@ from simclr_tf.config import (  # noqa: E402
     tasks_of,
 )
 from simclr_tf.errors import OutOfMemoryError, UserError  # noqa: E402
-from simclr_tf.settings import (  # noqa: E402
-    is_switch,
-    nearest,
-    show,
-    spell_bounds,
-    spell_flag,
-)
 
 DONE, WRONG, INTERRUPTED = 0, environment.WRONG, 130
 

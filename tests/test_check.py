@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 import main
 from simclr_tf import plots
 from simclr_tf.augment.recipe import OPERATIONS
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import images
 from simclr_tf.data.check import copies, table
 from simclr_tf.data.check import splits as checks

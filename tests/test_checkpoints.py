@@ -14,7 +14,7 @@ import tensorflow as tf
 from safetensors.numpy import save_file
 from tiny import policy, tiny_simclr, tiny_views
 
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.optimizers import NAMES, make_optimizer

@@ -17,7 +17,7 @@ import pytest
 
 import main as face
 from simclr_tf import cli, environment
-from simclr_tf.config import SETTINGS, TASKS, Config
+from simclr_tf.config.settings import SETTINGS, TASKS, Config
 from simclr_tf.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent

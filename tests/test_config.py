@@ -8,9 +8,10 @@ import pytest
 
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.cli import parse
-from simclr_tf.config import DATA_PRESETS, PRESETS, SETTINGS, TASKS, Config
+from simclr_tf.config.fields import is_switch, nearest, show, spell_bounds
+from simclr_tf.config.presets import DATA_PRESETS, PRESETS
+from simclr_tf.config.settings import SETTINGS, TASKS, Config
 from simclr_tf.errors import UserError
-from simclr_tf.settings import is_switch, nearest, show, spell_bounds
 
 SWITCHES = [name for name, field in SETTINGS.items() if is_switch(field)]
 CHOICES = [

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 import main
 from simclr_tf.augment.recipe import Recipe
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import service
 from simclr_tf.data.batches import served
 from simclr_tf.data.batches.served import Services

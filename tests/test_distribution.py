@@ -22,7 +22,7 @@ from two_replicas import END
 
 import main
 from simclr_tf.augment import Recipe
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import from_arrays, load
 from simclr_tf.data.batches.order import WHOLE, Shard
 from simclr_tf.data.batches.train import (

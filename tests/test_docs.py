@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from simclr_tf.cli import parse
-from simclr_tf.config import SETTINGS
-from simclr_tf.settings import is_switch
+from simclr_tf.config.fields import is_switch
+from simclr_tf.config.settings import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [

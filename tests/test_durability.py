@@ -21,7 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import TENSORS, Even
 import main
 from simclr_tf import atomic_write, plots
 from simclr_tf.atomic_write import NotWritten, spell_bytes, write_whole
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs import format
 from simclr_tf.runs.checkpoints import fault_of, read_arrays, size_of

@@ -19,7 +19,7 @@ from tiny import write_colour_classes
 import main
 from simclr_tf import data
 from simclr_tf.atomic_write import NotWritten, write_whole
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import loading
 from simclr_tf.data.images import read_image, resize_to_fill
 from simclr_tf.evaluation import feature_files, projector

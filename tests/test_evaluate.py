@@ -17,7 +17,7 @@ from tensorflow.python.eager.polymorphic_function import polymorphic_function
 
 import main
 from simclr_tf.augment import Recipe
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import Source, hold_back, load
 from simclr_tf.data.batches.evaluation import plain_batches, view_batches
 from simclr_tf.evaluation import logistic

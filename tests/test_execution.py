@@ -14,7 +14,7 @@ from tiny import tiny_encoder, tiny_simclr, tiny_views
 
 import main
 import simclr_tf as st
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.train import drawn_batches
 from simclr_tf.data.source import from_arrays
 from simclr_tf.errors import UserError

@@ -21,7 +21,7 @@ from torch_side import in_torch, needs_torch
 
 import main
 from simclr_tf import data
-from simclr_tf.config import FORMATS, SETTINGS, Config
+from simclr_tf.config.settings import FORMATS, SETTINGS, Config
 from simclr_tf.data.images import resize_to_fill
 from simclr_tf.interop import export_formats
 from simclr_tf.interop.torch_names import to_torch

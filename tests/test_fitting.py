@@ -10,7 +10,7 @@ from test_docs import commands_of
 
 import main
 from simclr_tf.cli import parse
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder

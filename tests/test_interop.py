@@ -21,7 +21,7 @@ from torch_side import in_torch, needs_torch
 
 import main
 from simclr_tf.cli import parse
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
 from simclr_tf.interop.torch_names import check_fit, find_encoder, to_torch, torch_name

@@ -10,7 +10,7 @@ import pytest
 from tiny import write_colour_classes
 
 import main
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.tasks.missing_run import names_pretraining, runs_near, what_is_there
 
 pytestmark = pytest.mark.usefixtures("shallow")

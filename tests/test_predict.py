@@ -15,7 +15,7 @@ from tiny import write_colour_classes
 
 import main
 from simclr_tf import data, plots
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.images import read_image
 from simclr_tf.data.source import Source
 from simclr_tf.models import decoder_variables, resnet, unet

@@ -20,7 +20,7 @@ from tiny import write_colour_classes
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.augment.views import draw_views
 from simclr_tf.cli import parse
-from simclr_tf.config import SETTINGS, TASKS, Config, tasks_of
+from simclr_tf.config.settings import SETTINGS, TASKS, Config, tasks_of
 from simclr_tf.tasks import TASKS as MODULES
 
 pytestmark = pytest.mark.usefixtures("shallow")

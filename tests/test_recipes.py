@@ -17,7 +17,7 @@ from tiny import tiny_encoder
 
 import main
 from simclr_tf.cli import parse
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import Source
 from simclr_tf.models.resnet import DEPTHS, resnet
 from simclr_tf.tasks import encoders

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import main
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks.refusals import told_together

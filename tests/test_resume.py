@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import main
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.runs import format

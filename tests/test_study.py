@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from simclr_tf.cli import parse
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))

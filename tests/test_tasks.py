@@ -17,7 +17,7 @@ from tiny import write_colour_classes
 
 import main
 from simclr_tf import plots
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.preparation import mean_and_deviation

@@ -18,7 +18,7 @@ import numpy as np
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from fuzzing.texts import VALUES
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.models.heads import classifier_head
 from simclr_tf.report import build_report, read_report
 from simclr_tf.runs.checkpoints import CHECKSUM, Checkpoints, named_variables

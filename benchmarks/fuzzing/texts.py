@@ -11,10 +11,10 @@ from PIL import Image
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
 from simclr_tf import cli, data
-from simclr_tf.config import Config
+from simclr_tf.config.fields import check_bounds
+from simclr_tf.config.settings import Config
 from simclr_tf.data.masks import read_colour_table
 from simclr_tf.data.sets.lists import load_lists
-from simclr_tf.settings import check_bounds
 
 CELLS = (
     "a.bmp", "../images/a.bmp", "b c.bmp", "nothing.bmp", ".", "..", "", " ", "~", "~root", "~\0",

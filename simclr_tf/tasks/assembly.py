@@ -19,7 +19,7 @@ import keras
 import tensorflow as tf
 
 import simclr_tf
-from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
+from simclr_tf.config.settings import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.tensors import one_thread_an_operation

@@ -19,7 +19,7 @@ from simclr_tf import data, plots
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.check.arrays import check_npz
 from simclr_tf.data.check.folders import check_folder

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from simclr_tf import data, metrics, plots
 from simclr_tf.augment.recipe import OPERATIONS
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import plain_batches
 from simclr_tf.data.batches.train import feature_batches, labelled_batches

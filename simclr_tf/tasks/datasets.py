@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import own_size
 from simclr_tf.data.check.problems import ERROR, WARNING

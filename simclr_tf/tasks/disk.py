@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from simclr_tf.atomic_write import DISK_FAULTS, NotWritten, free_bytes, path_in, spell_bytes
-from simclr_tf.config import WITHOUT_CHECKPOINTS, Config
+from simclr_tf.config.settings import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.runs.checkpoints import Variables, size_of

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from simclr_tf import data, plots
 from simclr_tf.atomic_write import write_whole
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.images import resize_to_fill
 from simclr_tf.errors import UserError

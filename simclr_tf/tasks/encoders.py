@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from simclr_tf.config import SETTINGS, Config
+from simclr_tf.config.fields import read_all, show
+from simclr_tf.config.settings import SETTINGS, Config
 from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
@@ -20,7 +21,6 @@ from simclr_tf.models.resnet import choose_stem, resnet
 from simclr_tf.runs.checkpoints import Checkpoints, is_held, named_variables, read_arrays, restore
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.format import OLDER
-from simclr_tf.settings import read_all, show
 from simclr_tf.tasks.missing_run import (
     missing_pretraining,
     names_pretraining,

@@ -10,7 +10,7 @@ import tempfile
 from typing import Any
 
 import simclr_tf
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.interop import model_card
 from simclr_tf.interop.export_formats import NAMES, Exported, save

@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.order import Shard, steps_per_epoch
 from simclr_tf.optimizers import make_optimizer

@@ -6,7 +6,7 @@ import difflib
 import os
 import pathlib
 
-from simclr_tf.config import SETTINGS, Config
+from simclr_tf.config.settings import SETTINGS, Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
 

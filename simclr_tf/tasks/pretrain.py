@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from simclr_tf import augment as augmentation
 from simclr_tf import data, plots
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.served import Services
 from simclr_tf.data.batches.train import check_held, drawn_batches, two_views

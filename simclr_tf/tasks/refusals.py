@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.order import steps_per_epoch
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.checkpoints import Variables, read_arrays, restore, step_of
 from simclr_tf.runs.folder import RunFolder

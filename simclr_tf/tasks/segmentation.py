@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from simclr_tf import data, metrics, plots
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import plain_masked_batches
 from simclr_tf.data.batches.train import masked_batches

@@ -13,7 +13,7 @@ import time
 from typing import Any
 
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.evaluate import drawing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 
 PROTOCOLS = ("knn", "logreg", "linear", "mlp", "finetune", "supervised", "baselines", "health")

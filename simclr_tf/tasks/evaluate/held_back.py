@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.data import Source
 from simclr_tf.tasks.encoders import DATA_SETTINGS, SOURCE_SETTINGS
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from simclr_tf.atomic_write import write_whole
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.report import build_report, read_report
 from simclr_tf.tasks import assembly, resuming

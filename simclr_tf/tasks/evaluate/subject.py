@@ -12,7 +12,7 @@ import numpy as np
 
 from simclr_tf import data
 from simclr_tf.augment import Recipe
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import plain_batches, view_batches
 from simclr_tf.errors import UserError

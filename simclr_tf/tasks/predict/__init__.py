@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from simclr_tf import data
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError

@@ -8,7 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
-from simclr_tf.config import Config
+from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.models.heads import classifier_head, take_up_scale
 from simclr_tf.models.unet import decoder_variables, unet
