@@ -43,8 +43,8 @@ from processes import processor
 import main as program
 from simclr_tf.data.sets.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
-from simclr_tf.tasks import fitting
 from simclr_tf.training.callbacks import Progress
+from simclr_tf.workflow import training
 
 EPOCH, BATCH_SIZE, SIDE, TESTS = 50, 8, 16, 64
 TASKS = ("pretrain", "segmentation")
@@ -190,7 +190,7 @@ def take_memory(kind: str, words: list[str]) -> None:
             super().on_train_batch_end(batch, logs)
             seen.append(holdings()["megabytes"])
 
-    fitting.Progress = Last
+    training.Progress = Last
     code = program.main(words)
     if code:
         raise SystemExit(code)
@@ -255,7 +255,7 @@ def main() -> None:
         return
     start = time.monotonic()
     DEPTHS[18] = ((1, 1, 1, 1), False)  # as small as the names of the stages allow
-    fitting.Progress = Gauge
+    training.Progress = Gauge
     with tempfile.TemporaryDirectory() as name:
         code = program.main(command(arguments.task, Path(name), arguments.steps))
     if code:

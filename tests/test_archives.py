@@ -26,7 +26,7 @@ from simclr_tf.data.loading import load
 from simclr_tf.data.sets.archives import open_archive
 from simclr_tf.data.sets.folders import load_folder
 from simclr_tf.errors import UserError
-from simclr_tf.tasks.same_images import record_of
+from simclr_tf.workflow.fingerprint import record_of
 
 KINDS = ("tar", "stored.zip", "deflated.zip")
 WINDOWS = np.array([[0.1, 0.2, 0.5, 0.6, 1.0], [0.0, 0.0, 1.0, 1.0, 0.0]], np.float32)

@@ -19,7 +19,7 @@ from simclr_tf.augment.views import draw_views, make_views
 from simclr_tf.data.images import resize_pixels, resize_to_fill
 from simclr_tf.data.sets.arrays import to_channels
 from simclr_tf.errors import UserError
-from simclr_tf.tasks.encoders import mean_std
+from simclr_tf.workflow.pixel_normalization import mean_std
 
 SIZE = (10, 8)
 GEOMETRY = Recipe(jitter=False, colordrop=False, blur=True, rotate=True)

@@ -32,7 +32,8 @@ from simclr_tf.data.images import BadFile, read_header, read_image
 from simclr_tf.data.loading import load
 from simclr_tf.data.sets.folders import load_folder
 from simclr_tf.errors import OutOfMemoryError, UserError
-from simclr_tf.tasks import check, datasets
+from simclr_tf.tasks import check
+from simclr_tf.workflow import datasets
 
 PREVIEWS = ["preview_operations.png", "preview_views.png", "preview_colours.png"]
 

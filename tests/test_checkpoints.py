@@ -29,7 +29,7 @@ from simclr_tf.runs.checkpoints import (
 )
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.schedules import WarmupCosine
-from simclr_tf.tasks.encoders import pretrained_source
+from simclr_tf.workflow.weights import pretrained_source
 
 
 def variables(**values):

@@ -12,7 +12,8 @@ import pytest
 from simclr_tf.cli import parse
 from simclr_tf.counting import spell_number
 from simclr_tf.data.source import Source
-from simclr_tf.tasks import datasets, fitting
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.plan import plan_steps
 
 PACKAGE = Path(__file__).resolve().parent.parent / "simclr_tf"
 COUNTED = "image|step|epoch|file|classe|line|label|channel|checkpoint|array|feature|bad image"
@@ -46,12 +47,12 @@ def test_one_image_is_described_as_one(capsys):
 def test_a_short_plan_is_in_the_singular(capsys):
     source = Source("few", paths=("a.png", "b.png", "c.png"))
     words = "--task=classification --num_epochs=1 --batch_size=2 --learning_rate=0.01"
-    fitting.plan_steps(parse(words.split()), source)
+    plan_steps(parse(words.split()), source)
     assert capsys.readouterr().out == (
         "1 epoch of 1 step, 2 images each; adam, peak learning rate 0.01, 0 steps of warm-up\n"
         "each epoch leaves out 1 of 3 images, others each time: they fill no batch\n"
     )
-    fitting.plan_steps(parse([*words.split(), "--lr_scaling=sqrt"]), source)
+    plan_steps(parse([*words.split(), "--lr_scaling=sqrt"]), source)
     assert "peak learning rate 0.01414 (sqrt scaling of 0.01), 0 steps" in capsys.readouterr().out
 
 

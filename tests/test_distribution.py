@@ -35,10 +35,10 @@ from simclr_tf.data.batches.train import (
 from simclr_tf.errors import UserError
 from simclr_tf.optimizers import NAMES
 from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
-from simclr_tf.tasks import assembly
 from simclr_tf.training import distribution, rendezvous
 from simclr_tf.training.distribution import choose_strategy, make_strategy, worker_addresses
 from simclr_tf.training.execution import choose_execution
+from simclr_tf.workflow.start import _check_rows, _make_strategy, _misfit
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -214,19 +214,19 @@ def test_auto_takes_one_gpu_of_several_and_says_so(monkeypatch, capsys):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["one", "two"])
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *which: visible.append(which))
-    assert assembly._make_strategy(Config(), ("mirrored",)) is None
+    assert _make_strategy(Config(), ("mirrored",)) is None
     assert visible == [("one", "GPU")]
     assert "the first of 2 GPUs; --strategy=mirrored trains on all" in capsys.readouterr().out
-    assert assembly._make_strategy(Config(task="segmentation"), ()) is None
+    assert _make_strategy(Config(task="segmentation"), ()) is None
     assert capsys.readouterr().out == "uses the first of 2 GPUs\n"
-    assert assembly._make_strategy(Config(strategy="none"), ("mirrored",)) is None
+    assert _make_strategy(Config(strategy="none"), ("mirrored",)) is None
     assert visible == [("one", "GPU")] * 3
 
     def begun(*_):
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
     monkeypatch.setattr(tf.config, "set_visible_devices", begun)
-    assert assembly._make_strategy(Config(), ("mirrored",)) is None
+    assert _make_strategy(Config(), ("mirrored",)) is None
 
 
 @pytest.mark.parametrize(
@@ -279,18 +279,18 @@ def test_what_replicas_cannot_do_is_refused(pictures, tmp_path, capsys, monkeypa
 )
 def test_auto_leaves_a_strategy_alone_that_the_run_does_not_fit(settings, reason):
     config = Config(task="pretrain", **settings)
-    misfit = assembly._misfit(config, "multiworker", ("multiworker",))
+    misfit = _misfit(config, "multiworker", ("multiworker",))
     assert misfit.startswith(reason) and bool(misfit) == bool(reason)
-    assert assembly._misfit(config, "none", ()) == ""
-    assert "--strategy=multiworker" in assembly._misfit(config, "multiworker", ("mirrored",))
+    assert _misfit(config, "none", ()) == ""
+    assert "--strategy=multiworker" in _misfit(config, "multiworker", ("mirrored",))
 
 
 def test_a_microbatch_that_does_not_divide_a_replicas_images_is_refused():
     config = Config(task="pretrain", batch_size=512, microbatch_size=256)
     with pytest.raises(UserError, match="the 128 images that each of 4 .*--microbatch_size=128"):
-        assembly._check_rows(config, 128, 4)
-    assembly._check_rows(config.replace(task="classification"), 128, 4)
-    assembly._check_rows(config.replace(microbatch_size=64), 128, 4)
+        _check_rows(config, 128, 4)
+    _check_rows(config.replace(task="classification"), 128, 4)
+    _check_rows(config.replace(microbatch_size=64), 128, 4)
 
 
 def test_an_error_of_this_worker_is_not_another_ones_loss(monkeypatch):

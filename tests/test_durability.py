@@ -26,8 +26,11 @@ from simclr_tf.errors import UserError
 from simclr_tf.runs import format
 from simclr_tf.runs.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import disk, encoders, fitting, segmentation
+from simclr_tf.tasks import segmentation
 from simclr_tf.training.callbacks.tensorboard import drop_points
+from simclr_tf.workflow import disk
+from simclr_tf.workflow.training import _name_slow_saving
+from simclr_tf.workflow.weights import pretrained_source
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -174,11 +177,11 @@ def test_other_tasks_take_the_newest_that_is_whole_too(begun, capsys):
         {"pretrain_save_path": begun},
         {"init_weights": begun},
     ):
-        source = encoders.pretrained_source(Config.resolve(**settings))
+        source = pretrained_source(Config.resolve(**settings))
         assert source.name == "step-000000004.safetensors"
         assert str(newest) in capsys.readouterr().err
     # One that was asked for by name is not replaced by another.
-    named = encoders.pretrained_source(Config.resolve(init_weights=newest))
+    named = pretrained_source(Config.resolve(init_weights=newest))
     assert named == newest
     with pytest.raises(UserError, match=newest.name):
         read_arrays(named)
@@ -454,10 +457,10 @@ def test_room_is_looked_for_first(tmp_path, monkeypatch, capsys, free, overwrite
 
 def test_checkpoints_that_take_long_are_named(capsys):
     config = Config.resolve(save_every_epochs=2)
-    fitting._name_slow_saving(config, 1.9, 100.0)
-    fitting._name_slow_saving(config, 2.2, 10.0)  # 22 %, of seconds
+    _name_slow_saving(config, 1.9, 100.0)
+    _name_slow_saving(config, 2.2, 10.0)  # 22 %, of seconds
     assert capsys.readouterr().out == ""
-    fitting._name_slow_saving(config, 5.0, 100.0)
+    _name_slow_saving(config, 5.0, 100.0)
     assert "5.0 of 100.0 seconds of training (5 %): pass a larger --save_every_epochs than 2" in (
         capsys.readouterr().out
     )

@@ -22,10 +22,11 @@ from simclr_tf.evaluation.features import embed
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.runs.checkpoints import step_of
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import resuming
 from simclr_tf.training import execution, xla_trial
 from simclr_tf.training.callbacks import SaveCheckpoints
 from simclr_tf.training.fit import prefetch_to_gpu
+from simclr_tf.workflow import resume
+from simclr_tf.workflow.resume import decide_precision
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -270,7 +271,7 @@ def test_on_a_gpu_the_last_batch_of_features_is_filled_up(monkeypatch):
 
 def choosing(monkeypatch, precision):
     auto = {"auto": precision}
-    monkeypatch.setattr(resuming, "choose_precision", lambda asked: auto.get(asked, asked))
+    monkeypatch.setattr(resume, "choose_precision", lambda asked: auto.get(asked, asked))
 
 
 def test_the_precision_that_was_decided_is_taken_again(npz, tmp_path, monkeypatch, capsys):
@@ -308,9 +309,9 @@ def test_a_run_of_0_1_0_goes_on_as_it_began_or_is_refused_by_name(
     choosing(monkeypatch, here)
     if decided is None:
         with pytest.raises(UserError, match="--precision=mixed_bfloat16"):
-            resuming.decide_precision(config)
+            decide_precision(config)
     else:
-        assert resuming.decide_precision(config).precision == decided
+        assert decide_precision(config).precision == decided
 
 
 # --- Checkpoints by time ---

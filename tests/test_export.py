@@ -28,7 +28,9 @@ from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
 from simclr_tf.runs.checkpoints import Checkpoints, named_variables, read_arrays
 from simclr_tf.runs.lock import hold_folder
-from simclr_tf.tasks import encoders, export
+from simclr_tf.tasks import export
+from simclr_tf.workflow.encoder import build_encoder
+from simclr_tf.workflow.weights import adopt_encoder, pretrained_source
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SIZE = (24, 32)
@@ -43,7 +45,7 @@ def write_run(folder, task, *, width=0.0625, **settings):
     settings |= {"dataset": "folder:/private/place", "precision": "mixed_bfloat16"}
     keras.utils.set_random_seed(5)
     config = Config.resolve(task=task, freeze=task == "classification", **settings)
-    encoder = encoders.build_encoder(config)
+    encoder = build_encoder(config)
     weights = named_variables("encoder", encoder.variables)
     model = encoder
     if task == "segmentation":
@@ -248,8 +250,8 @@ def test_safetensors_hold_encoder_and_head_in_torchs_names(nonlinear, tmp_path):
     check_close(x, forward(scaled(images_of())))
     # And in again, without a word on the normalisation.
     config = Config.resolve(init_weights=str(tmp_path / "run/export/safetensors/model.safetensors"))
-    source = encoders.pretrained_source(config)
-    assert encoders.adopt_encoder(config, source).normalize_input == SIX
+    source = pretrained_source(config)
+    assert adopt_encoder(config, source).normalize_input == SIX
 
 
 def test_card_tells_what_it_is_and_no_paths(run, tmp_path):

@@ -14,8 +14,9 @@ from simclr_tf.config.settings import Config
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import assembly, fitting
 from simclr_tf.training import distribution
+from simclr_tf.workflow.plan import fit_batch, plan_steps
+from simclr_tf.workflow.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +38,7 @@ def source_of(count: int) -> Source:
 )
 def test_a_rate_that_is_high_for_lars_is_warned_of(words, peak, warned, capsys):
     config = parse(["--dataset=cifar10", *words.split()])
-    plan = fitting.plan_steps(config, source_of(5000))
+    plan = plan_steps(config, source_of(5000))
     assert plan.schedule.peak == pytest.approx(peak)
     out, error = capsys.readouterr()
     assert f"peak learning rate {peak:.4g} " in out
@@ -48,7 +49,7 @@ def test_a_rate_that_is_high_for_lars_is_warned_of(words, peak, warned, capsys):
 
 def test_the_large_batch_of_the_docs_has_the_papers_rate(capsys):
     command, *_ = commands_of((ROOT / "docs" / "large_batches.md").read_text())
-    plan = fitting.plan_steps(parse(command), source_of(5000))
+    plan = plan_steps(parse(command), source_of(5000))
     assert plan.schedule.peak == pytest.approx(4.8)  # 0.3 x 4096 / 256
     assert capsys.readouterr().err == ""
 
@@ -60,8 +61,8 @@ def test_the_recipe_of_the_official_code_has_its_head_and_rate():
         assert (config.learning_rate, config.batch_size, config.temperature) == (1.0, 512, 0.5)
 
 
-def run_of(config: Config, tmp_path: Path) -> assembly.Run:
-    return assembly.Run(config, None, RunFolder(tmp_path), 0.0)
+def run_of(config: Config, tmp_path: Path) -> Run:
+    return Run(config, None, RunFolder(tmp_path), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -86,21 +87,21 @@ def test_a_batch_that_nobody_chose_follows_the_number_of_images(
 ):
     config = parse([*words.split(), "--dataset=cifar10"])
     source = source_of(count)
-    fitted = fitting.fit_batch(run_of(config, tmp_path), config, source)
+    fitted = fit_batch(run_of(config, tmp_path), config, source)
     assert fitted.batch_size == chosen
     said = f"batches of {chosen} images: there are {count}, fewer than the {config.batch_size} of"
     assert (said in capsys.readouterr().out) == (chosen != config.batch_size)
     if chosen > count:
         with pytest.raises(UserError, match="in a batch"):
-            fitting.plan_steps(fitted, source)
+            plan_steps(fitted, source)
     elif "linear" in words:
-        assert fitting.plan_steps(fitted, source).schedule.peak == pytest.approx(1e-3 * 32 / 256)
+        assert plan_steps(fitted, source).schedule.peak == pytest.approx(1e-3 * 32 / 256)
 
 
 def test_replicas_divide_a_batch_that_nobody_chose(tmp_path, monkeypatch):
     monkeypatch.setattr(distribution, "count_replicas", lambda strategy: 3)
     config = parse(["--task=pretrain", "--microbatch_size=4"])
-    fitted = fitting.fit_batch(run_of(config, tmp_path), config, source_of(120))
+    fitted = fit_batch(run_of(config, tmp_path), config, source_of(120))
     assert fitted.batch_size == 48  # 3 replicas of 4 microbatches of 4
 
 

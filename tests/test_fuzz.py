@@ -31,7 +31,9 @@ from simclr_tf.models import resnet
 from simclr_tf.report import read_report
 from simclr_tf.runs.checkpoints import Checkpoints, fault_of, named_variables, step_of
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import encoders
+from simclr_tf.workflow import weights
+from simclr_tf.workflow.encoder import load_encoder_weights
+from simclr_tf.workflow.weights import adopt_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = 40  # of each kind
@@ -238,13 +240,13 @@ def test_weights_of_other_numbers_are_refused(tmp_path):
     ):
         save_file(arrays | {name: changed}, path)
         with pytest.raises(UserError, match=f"(?s)weights.safetensors.*{message}"):
-            encoders.load_encoder_weights(encoder, path)
+            load_encoder_weights(encoder, path)
     save_file(arrays | {name: arrays[name].astype(np.float16)}, path)
-    encoders.load_encoder_weights(encoder, path)
+    load_encoder_weights(encoder, path)
     # A kind of numbers that NumPy does not have.
     path.write_bytes(path.read_bytes().replace(b'"F16"', b'"F4" '))
     with pytest.raises(UserError, match="weights.safetensors"):
-        encoders.load_encoder_weights(encoder, path)
+        load_encoder_weights(encoder, path)
 
 
 def test_a_checkpoint_of_another_name_is_not_the_newest(tmp_path):
@@ -272,12 +274,12 @@ def test_settings_of_a_run_that_are_none(tmp_path):
     for text in ("", "- 3", "task: 2024-99-99", "stem: [small]", "a: !!timestamp x", "model: 7"):
         (tmp_path / "config.yaml").write_text(text)
         with pytest.raises(UserError, match="config.yaml"):
-            encoders.adopt_encoder(cli.parse([]), checkpoint)
+            adopt_encoder(cli.parse([]), checkpoint)
             raise AssertionError(text)
         assert RunFolder(tmp_path).task() is None
     (tmp_path / "config.yaml").write_text("width_multiplier: -1")
     with pytest.raises(UserError, match="config.yaml"):
-        encoders.settings_of(checkpoint)
+        weights.settings_of(checkpoint)
 
 
 def test_a_report_of_deep_lists(tmp_path):

@@ -28,9 +28,11 @@ from simclr_tf.interop.torch_names import check_fit, find_encoder, to_torch, tor
 from simclr_tf.models import resnet, unet
 from simclr_tf.runs.checkpoints import named_variables
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import encoders
+from simclr_tf.workflow.encoder import prepare_encoder
+from simclr_tf.workflow.pixel_normalization import IMAGENET
+from simclr_tf.workflow.weights import adopt_encoder, initial_weights, pretrained_source
 
-MEAN, STD = (np.array(values)[:, np.newaxis, np.newaxis] for values in encoders.IMAGENET)
+MEAN, STD = (np.array(values)[:, np.newaxis, np.newaxis] for values in IMAGENET)
 TABLE = pathlib.Path(__file__).parent / "torchvision_resnets.txt"
 
 
@@ -67,9 +69,9 @@ def small_shapes():
 def imported(path, **settings):
     """Returns the encoder that a command would begin with, and its settings."""
     config = Config.resolve(init_weights=str(path), **settings)
-    source = encoders.pretrained_source(config)
-    config = encoders.adopt_encoder(config, source)
-    return encoders.prepare_encoder(config, source), config
+    source = pretrained_source(config)
+    config = adopt_encoder(config, source)
+    return prepare_encoder(config, source), config
 
 
 def images_of(count=2, size=(45, 38), seed=1):
@@ -120,7 +122,7 @@ def test_normalisation_is_told_by_file_or_flag_and_counts_at_the_border(tmp_path
 
 
 def test_normalisation_is_float32_and_of_no_gradient_and_saved():
-    encoder = resnet(18, stem="small", width_multiplier=0.0625, mean_std=encoders.IMAGENET)
+    encoder = resnet(18, stem="small", width_multiplier=0.0625, mean_std=IMAGENET)
     layer = encoder.get_layer("normalize_input")
     assert [v.path for v in layer.non_trainable_variables] == [
         "normalize_input/mean",
@@ -373,8 +375,8 @@ def test_normalisation_goes_with_the_weights_from_task_to_task(pictures, tmp_pat
     assert settings["normalize_input"] == "imagenet" and settings["width_multiplier"] == 0.0625
     (checkpoint,) = (run / "checkpoints").iterdir()
     resumed = parse([*words, "--task=pretrain", "--resume"])
-    assert encoders.initial_weights(resumed, RunFolder(run).checkpoints) == checkpoint
-    assert encoders.adopt_encoder(resumed, checkpoint).normalize_input == "imagenet"
+    assert initial_weights(resumed, RunFolder(run).checkpoints) == checkpoint
+    assert adopt_encoder(resumed, checkpoint).normalize_input == "imagenet"
     shutil.copy(checkpoint, tmp_path / "alone.safetensors")
     # Training with a rate of 0 moves the running statistics alone: so does the reference's.
     encoder, config = imported(run)

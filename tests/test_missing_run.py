@@ -11,7 +11,7 @@ from tiny import write_colour_classes
 
 import main
 from simclr_tf.config.settings import Config
-from simclr_tf.tasks.missing_run import names_pretraining, runs_near, what_is_there
+from simclr_tf.workflow.missing_run import names_pretraining, runs_near, what_is_there
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

@@ -21,8 +21,8 @@ from simclr_tf.data.source import Source
 from simclr_tf.models import decoder_variables, resnet, unet
 from simclr_tf.runs.checkpoints import Checkpoints, named_variables
 from simclr_tf.tasks import predict
-from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import segmenter
+from simclr_tf.workflow.pace import Pace
 
 CLASSES = ("blue", "green", "red")
 NAMES = ("sky", "road, wet", "car")
@@ -390,7 +390,7 @@ def test_what_is_done_when_it_is_interrupted_is_whole(segmented, listed, tmp_pat
 
 def test_the_pace_is_told_every_two_seconds_and_leaves_out_the_first(monkeypatch, capsys):
     now = [100.0]
-    monkeypatch.setattr("simclr_tf.tasks.pace.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("simclr_tf.workflow.pace.time.monotonic", lambda: now[0])
     pace = Pace(500)
     for seconds in (30.0, 1.0, 0.5, 1.0, 1.0):
         now[0] += seconds

@@ -20,8 +20,9 @@ from simclr_tf.cli import parse
 from simclr_tf.config.settings import Config
 from simclr_tf.data import Source
 from simclr_tf.models.resnet import DEPTHS, resnet
-from simclr_tf.tasks import encoders
 from simclr_tf.tasks.evaluate.held_back import note_on_test
+from simclr_tf.workflow import encoder, weights
+from simclr_tf.workflow.weights import adopt_run, pretrained_source
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -115,7 +116,7 @@ def run(tmp_path_factory):
         tfds = prepare_tfds(place / "tfds")
         builder = tfds.builder
         patch.setattr(tfds, "builder", lambda name: builder(name, data_dir=place / "tfds"))
-        patch.setattr(encoders, "resnet", make_tiny_encoder)
+        patch.setattr(encoder, "resnet", make_tiny_encoder)
         tf.config.run_functions_eagerly(True)  # compiling the views would take most of the time
         yield run
         tf.config.run_functions_eagerly(False)
@@ -176,12 +177,12 @@ def test_faces_have_the_classes_of_their_names(run):
 
 def test_the_images_of_a_run_may_be_asked_for_with_other_labels(run):
     pretrained, _ = run(own_command(ROOT / "configs" / "utkface.yaml"))
-    checkpoint = encoders.pretrained_source(pretrained.replace(init_weights="logs/utkface"))
-    trained = encoders.settings_of(checkpoint)
-    same = encoders.adopt_run(Config.resolve(task="evaluate"), checkpoint)
+    checkpoint = pretrained_source(pretrained.replace(init_weights="logs/utkface"))
+    trained = weights.settings_of(checkpoint)
+    same = adopt_run(Config.resolve(task="evaluate"), checkpoint)
     assert same.label_pattern == pretrained.label_pattern
     asked = Config.resolve(task="evaluate", label_pattern="^(.)", val_fraction=0.1)
-    other = encoders.adopt_run(asked, checkpoint)
+    other = adopt_run(asked, checkpoint)
     assert (other.dataset, other.label_pattern) == ("folder:UTKFace", "^(.)")
     held = Source("folder:UTKFace, held back")
     assert "the pre-training saw them" in note_on_test(other, trained, held)

@@ -12,7 +12,7 @@ import main
 from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks.refusals import told_together
+from simclr_tf.workflow.refusals import told_together
 
 pytestmark = pytest.mark.usefixtures("shallow")
 

@@ -15,24 +15,28 @@ from simclr_tf.data.source import Source, from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.runs import format
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import assembly, encoders, fitting, resuming
-from simclr_tf.tasks.same_images import record_of
+from simclr_tf.workflow.fingerprint import record_of
+from simclr_tf.workflow.plan import plan_steps
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run
+from simclr_tf.workflow.start import _where_it_was_moved
+from simclr_tf.workflow.weights import adopt_encoder
 
 WEIGHTS = {"a": keras.Variable(1.0)}
 
 
 def begin(folder, config, source=None):
     """Begins a run on a source, up to a checkpoint at step 6."""
-    plan = fitting.plan_steps(config, source) if source else None
-    run = assembly.Run(config, None, RunFolder(folder), 0.0)
-    resuming.begin_or_resume(run, WEIGHTS, plan=plan)
+    plan = plan_steps(config, source) if source else None
+    run = Run(config, None, RunFolder(folder), 0.0)
+    begin_or_resume(run, WEIGHTS, plan=plan)
     RunFolder(folder).checkpoints.save(WEIGHTS, step=6)
 
 
 def resume(folder, config, source):
-    plan = fitting.plan_steps(config, source)
-    run = assembly.Run(config.replace(resume=True), None, RunFolder(folder), 0.0)
-    return resuming.begin_or_resume(run, WEIGHTS, plan=plan)
+    plan = plan_steps(config, source)
+    run = Run(config.replace(resume=True), None, RunFolder(folder), 0.0)
+    return begin_or_resume(run, WEIGHTS, plan=plan)
 
 
 def settings(folder, **changes):
@@ -151,7 +155,7 @@ def test_a_copied_run_asks_which_is_meant(tmp_path, capsys):
     error = capsys.readouterr().err
     assert f"--pretrain_save_path={new} or --pretrain_save_path={old}" in error
     assert not (old / ".lock").exists()
-    where = assembly._where_it_was_moved
+    where = _where_it_was_moved
     asked = Config.resolve(config=path, resume=True)
     for chosen in (
         dataclasses.replace(asked, words=(f"--pretrain_save_path={old}",)),
@@ -187,7 +191,7 @@ def test_a_run_of_before_a_setting_had_what_the_setting_says_of_it(tmp_path):
         with pytest.raises(UserError, match=rf"--{name}={value} \(began with {older[name]}\)"):
             resume(tmp_path, config.replace(**{name: value}), files(*EIGHT))
     checkpoint = RunFolder(tmp_path).checkpoints.newest()
-    adopted = encoders.adopt_encoder(Config.resolve(channels=3), checkpoint)
+    adopted = adopt_encoder(Config.resolve(channels=3), checkpoint)
     assert (adopted.channels, adopted.normalize_input) == (3, "none")
     with pytest.raises(UserError, match="--channels=3"):
-        encoders.adopt_encoder(Config.resolve(channels=4), checkpoint)
+        adopt_encoder(Config.resolve(channels=4), checkpoint)

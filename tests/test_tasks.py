@@ -22,8 +22,11 @@ from simclr_tf.data import from_arrays
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.preparation import mean_and_deviation
 from simclr_tf.runs.checkpoints import Checkpoints, read_arrays
-from simclr_tf.tasks import assembly, classification, fitting
+from simclr_tf.tasks import classification
 from simclr_tf.training import execution
+from simclr_tf.workflow import start
+from simclr_tf.workflow.plan import plan_steps
+from simclr_tf.workflow.start import start_run
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
@@ -118,7 +121,7 @@ def test_images_that_fill_no_batch_are_named_where_they_are_many(pictures, tmp_p
 def test_a_few_images_that_fill_no_batch_are_not_named(batch_size, capsys):
     """1 of 99, 3 of 99, 6 of 99."""
     config = Config.resolve(task="pretrain", batch_size=batch_size)
-    fitting.plan_steps(config, from_arrays(np.zeros((99, 4, 4, 3), np.uint8)))
+    plan_steps(config, from_arrays(np.zeros((99, 4, 4, 3), np.uint8)))
     assert ("leaves out" in capsys.readouterr().out) == (batch_size == 31)
 
 
@@ -688,16 +691,16 @@ def test_beside_a_gpu_that_trains_the_hosts_operations_have_one_thread_each(
 ):
     done = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
-    monkeypatch.setattr(assembly, "one_thread_an_operation", lambda: done.append("threads"))
+    monkeypatch.setattr(start, "one_thread_an_operation", lambda: done.append("threads"))
 
     def stop(*_):
         done.append("strategy")
         raise UserError("far enough")
 
-    monkeypatch.setattr(assembly, "_make_strategy", stop)
+    monkeypatch.setattr(start, "_make_strategy", stop)
     monkeypatch.setattr(execution, "xla_failure", lambda gpu: "")
     monkeypatch.setattr(execution, "_describe", str)
     monkeypatch.setattr(execution, "_gpu_precision", lambda gpu: "float32")
-    with pytest.raises(UserError, match="far enough"), assembly.start_run(Config(task=task)):
+    with pytest.raises(UserError, match="far enough"), start_run(Config(task=task)):
         pass
     assert done == ["threads"] * threads + ["strategy"]  # before any device is set up

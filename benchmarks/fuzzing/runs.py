@@ -23,7 +23,11 @@ from simclr_tf.models.heads import classifier_head
 from simclr_tf.report import build_report, read_report
 from simclr_tf.runs.checkpoints import CHECKSUM, Checkpoints, named_variables
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import assembly, encoders, predict, resuming
+from simclr_tf.tasks import predict
+from simclr_tf.workflow.encoder import build_encoder, load_encoder_weights
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run
+from simclr_tf.workflow.weights import adopt_encoder, adopt_run, pretrained_source
 
 SMALL = {"width_multiplier": 0.0625, "stem": "small"}
 STEP = 2
@@ -50,7 +54,7 @@ def weights(rng: np.random.Generator, folder: Path) -> Case:
 
     def read() -> None:
         encoder = _network()[0]
-        encoders.load_encoder_weights(encoder, file)
+        load_encoder_weights(encoder, file)
         for variable in encoder.variables:
             if not np.isfinite(np.asarray(variable)).all():
                 raise Wrong(f"{how}: {variable.path} is not finite")
@@ -86,26 +90,26 @@ def run_folder(rng: np.random.Generator, folder: Path) -> Case:
 
 def _resume(folder: Path) -> None:
     config = _config(folder, resume=True)
-    run = assembly.Run(config, None, RunFolder(folder), 0.0)
+    run = Run(config, None, RunFolder(folder), 0.0)
     run.folder.begin(resume=True, overwrite=False, flag="finetune_save_path")
     encoder, head = _network()
-    step = resuming.begin_or_resume(run, _variables(encoder, head))
+    step = begin_or_resume(run, _variables(encoder, head))
     if step != STEP or not all(row["step"] <= STEP for row in run.folder.rows):
         raise Wrong(f"step {step}, rows {run.folder.rows}")
     run.folder.add_row({"epoch": 3, "step": 3, "loss": 1.0})
 
 
 def _clear(folder: Path) -> None:
-    run = assembly.Run(_config(folder, overwrite=True), None, RunFolder(folder), 0.0)
+    run = Run(_config(folder, overwrite=True), None, RunFolder(folder), 0.0)
     run.folder.begin(resume=False, overwrite=True, flag="finetune_save_path")
-    resuming.begin_or_resume(run, {})
+    begin_or_resume(run, {})
 
 
 def _adopt(folder: Path) -> None:
     """What embedding and evaluating take over from a run."""
     config = Config.resolve(task="embed", init_weights=str(folder))
-    checkpoint = encoders.pretrained_source(config)
-    adopted = encoders.adopt_run(encoders.adopt_encoder(config, checkpoint), checkpoint)
+    checkpoint = pretrained_source(config)
+    adopted = adopt_run(adopt_encoder(config, checkpoint), checkpoint)
     adopted.validate()
 
 
@@ -252,7 +256,7 @@ def _edit_entry(rng: np.random.Generator, how: str, entry: dict[str, Any]) -> No
 def _network() -> tuple[keras.Model, keras.Model]:
     keras.utils.set_random_seed(0)
     config = Config.resolve(task="classification", **SMALL)
-    encoder = encoders.build_encoder(config)
+    encoder = build_encoder(config)
     return encoder, classifier_head(encoder.output_shape[-1], 2, nonlinear=False, normalize=False)
 
 

@@ -37,7 +37,10 @@ from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.sets.arrays import UnreadableArchive
 from simclr_tf.data.sets.lists import second_column
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, datasets, resuming
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run
+from simclr_tf.workflow.start import start_run
 
 Size = tuple[int, int]
 
@@ -64,11 +67,11 @@ def run(config: Config) -> dict[str, Any]:
         UserError: The data is not there, or holds what would stop or spoil training; there is a
             table of problems then, and a preview of the images that are good, but no results.
     """
-    with assembly.start_run(config) as run:
+    with start_run(config) as run:
         return _report(run)
 
 
-def _report(run: assembly.Run) -> dict[str, Any]:
+def _report(run: Run) -> dict[str, Any]:
     config = run.config
     started, skip = time.monotonic(), config.skip_bad_images
     problems: list[Problem] = []
@@ -78,7 +81,7 @@ def _report(run: assembly.Run) -> dict[str, Any]:
     if not errors and config.preview:
         datasets.view_size(config, _seen(checked.splits))  # it must be known
 
-    resuming.begin_or_resume(run, {})
+    begin_or_resume(run, {})
     table = run.folder.path / TABLE
     write_whole(table, lambda path: write_problems(path, problems, skip_bad_images=skip))
     _describe(checked)
@@ -238,7 +241,7 @@ def _spell_counts(counts: dict[str, int]) -> str:
     return f"{low} ({fewest}) to {high} ({most}) images per class"
 
 
-def _draw_preview(run: assembly.Run, source: data.Source, size: Size) -> list[str]:
+def _draw_preview(run: Run, source: data.Source, size: Size) -> list[str]:
     """Draws the views into the run's folder; returns the names of the pictures."""
     datasets.name_colour_limits(run.config)
     names = ["preview_operations.png", "preview_views.png", "preview_colours.png"]

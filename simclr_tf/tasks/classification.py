@@ -20,11 +20,18 @@ from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.preparation import mean_and_deviation
 from simclr_tf.models.heads import classifier_head, set_scale, take_up_scale
 from simclr_tf.runs.checkpoints import named_variables, numbered_variables
-from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
-from simclr_tf.tasks.curves import draw_curves
-from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import AccuracyMonitor
 from simclr_tf.training.distribution import scope_of
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.curves import draw_curves
+from simclr_tf.workflow.encoder import prepare_encoder, with_stem
+from simclr_tf.workflow.plan import fit_batch, judged_epochs, plan_steps, steps_per_execution
+from simclr_tf.workflow.refusals import Begun, Refusals, told_together
+from simclr_tf.workflow.resume import begin_or_resume, name_initial_weights
+from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
+from simclr_tf.workflow.start import start_run
+from simclr_tf.workflow.training import ShardBatches, batches_by_step, build_optimizer, train_model
+from simclr_tf.workflow.weights import adopt_encoder, adopt_sizes, initial_weights
 
 EVALUATION_BATCH_SIZE = 256
 CURVES = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
@@ -39,7 +46,7 @@ class Problem:
     """
 
     model: keras.Model
-    batches: fitting.ShardBatches
+    batches: ShardBatches
     monitor: AccuracyMonitor
 
 
@@ -55,7 +62,7 @@ def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
     """
     with (
         told_together(config, lambda config: [] if splits else _look_ahead(config)) as begun,
-        assembly.start_run(config, strategies=_strategies) as run,
+        start_run(config, strategies=_strategies) as run,
     ):
         return _classify(run, splits, begun)
 
@@ -72,27 +79,27 @@ def _look_ahead(config: Config) -> list[UserError]:
     return refusals
 
 
-def _classify(run: assembly.Run, splits: data.Splits | None, begun: Begun) -> dict[str, Any]:
+def _classify(run: Run, splits: data.Splits | None, begun: Begun) -> dict[str, Any]:
     config = run.config
-    checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
+    checkpoint = initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
-        config = encoders.adopt_encoder(config, checkpoint)
-        config = encoders.adopt_sizes(config, checkpoint)
+        config = adopt_encoder(config, checkpoint)
+        config = adopt_sizes(config, checkpoint)
     splits = splits or datasets.load_splits(config, need_labels=True)
     train, test = datasets.train_and_test(config, splits)
     size = datasets.view_size(config, train)
-    config = encoders.with_stem(config, size)
+    config = with_stem(config, size)
     if config.freeze and not config.augments_by_name():
         # Written down, so that --config with this run's settings asks for the same.
         config = config.replace(**dict.fromkeys(OPERATIONS, False))
-    config = fitting.fit_batch(run, config, train)
+    config = fit_batch(run, config, train)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(train, test)
     num_classes = config.num_classes or train.num_classes
     names = train.class_names
     names += tuple(map(str, range(len(names), num_classes)))
     with scope_of(run.strategy):
-        encoder = encoders.prepare_encoder(config, checkpoint)
+        encoder = prepare_encoder(config, checkpoint)
         head = classifier_head(
             encoder.output_shape[-1],
             num_classes,
@@ -100,18 +107,18 @@ def _classify(run: assembly.Run, splits: data.Splits | None, begun: Begun) -> di
             normalize=config.freeze,
         )
         classifier = keras.Sequential([encoder, head], name="classifier")
-    plan = fitting.plan_steps(config, train)
+    plan = plan_steps(config, train)
     views_dtype = run.execution.views
     datasets.name_colour_limits(config)
     problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
     model = problem.model
     with scope_of(run.strategy):
         model.compile(
-            fitting.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+            build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
             jit_compile=run.execution.xla,
-            steps_per_execution=fitting.steps_per_execution(run, plan),
+            steps_per_execution=steps_per_execution(run, plan),
         )
     if run.strategy is None:
         # Under a strategy Keras makes the metrics before the first step, here only within it: too
@@ -124,12 +131,12 @@ def _classify(run: assembly.Run, splits: data.Splits | None, begun: Begun) -> di
         **numbered_variables("optimizer", model.optimizer.variables),
     }
     begun()
-    step = resuming.begin_or_resume(run, variables, plan=plan)
+    step = begin_or_resume(run, variables, plan=plan)
     if config.freeze:
         take_up_scale(head)  # that of the run that is gone on with
-    origin = resuming.name_initial_weights(run, checkpoint)
+    origin = name_initial_weights(run, checkpoint)
     run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)
-    rate = fitting.train(
+    rate = train_model(
         run,
         model,
         problem.batches,
@@ -182,7 +189,7 @@ def _state_problem(
 
     def monitor(inputs: tf.data.Dataset) -> AccuracyMonitor:
         labels = np.asarray(test.labels)
-        return AccuracyMonitor(inputs, labels, epochs=fitting.judged_epochs(config))
+        return AccuracyMonitor(inputs, labels, epochs=judged_epochs(config))
 
     if config.freeze:
         features = embed(encoder, plain(train))
@@ -194,14 +201,14 @@ def _state_problem(
         tests = tf.data.Dataset.from_tensor_slices(embed(encoder, plain(test)))
         return Problem(head, batches, monitor(tests.batch(EVALUATION_BATCH_SIZE)))
 
-    batches_of_images = fitting.batches_by_step(
+    batches_of_images = batches_by_step(
         labelled_batches, train, config, size=size, dtype=views_dtype
     )
     return Problem(classifier, batches_of_images, monitor(plain(test)))
 
 
 def _report(
-    run: assembly.Run,
+    run: Run,
     problem: Problem,
     names: tuple[str, ...],
     train: data.Source,
@@ -219,11 +226,9 @@ def _report(
         flush=True,
     )
     return run.finish(
-        accuracy=assembly.rounded(accuracy),
-        f1_macro=assembly.rounded(f1),
-        top5=assembly.rounded(metrics.top_k_accuracy(logits, truth, 5))
-        if len(matrix) > 5
-        else None,
+        accuracy=rounded(accuracy),
+        f1_macro=rounded(f1),
+        top5=rounded(metrics.top_k_accuracy(logits, truth, 5)) if len(matrix) > 5 else None,
         confusion_matrix=matrix.tolist(),
         class_names=list(names),
         num_train=len(train),
@@ -231,5 +236,5 @@ def _report(
         trainable_parameters=sum(int(np.prod(v.shape)) for v in problem.model.trainable_variables),
         initial_weights=origin,
         images_per_second=images_per_second,
-        peak_memory_bytes=assembly.peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
     )

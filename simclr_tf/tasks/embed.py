@@ -23,10 +23,15 @@ from simclr_tf.evaluation.features import embed_each
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.evaluation.projector import MOST_POINTS, write_projector
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.tasks import assembly, datasets, encoders, resuming
-from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict import output_names
-from simclr_tf.tasks.together import images_together
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.encoder import load_projection_head, prepare_encoder, with_stem
+from simclr_tf.workflow.pace import Pace
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
+from simclr_tf.workflow.start import start_run, task_of
+from simclr_tf.workflow.together import images_together
+from simclr_tf.workflow.weights import adopt_run, check_apart, required_source
 
 TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"
 WRITTEN = (*(f"features.{name}" for name in FORMATS), TABLE)
@@ -58,29 +63,29 @@ def run(config: Config) -> dict[str, Any]:
             "those in the folder."
         )
     check_format(config.embed_format)
-    with assembly.start_run(config) as run:
+    with start_run(config) as run:
         return _embed(run)
 
 
-def _embed(run: assembly.Run) -> dict[str, Any]:
-    checkpoint = encoders.required_source(run.config)
+def _embed(run: Run) -> dict[str, Any]:
+    checkpoint = required_source(run.config)
     _check_folder(run, checkpoint)
     config = run.config
     if checkpoint is not None:
-        config = encoders.adopt_run(config, checkpoint)
+        config = adopt_run(config, checkpoint)
     sources = _load_sources(config)
     size = datasets.view_size(config, sources["train"])
-    config = encoders.with_stem(config, size)
+    config = with_stem(config, size)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(*sources.values())
-    encoder = encoders.prepare_encoder(config.replace(freeze=True), checkpoint)
+    encoder = prepare_encoder(config.replace(freeze=True), checkpoint)
     head = (
-        encoders.load_projection_head(config, encoder.output_shape[-1], checkpoint)
+        load_projection_head(config, encoder.output_shape[-1], checkpoint)
         if config.with_z
         else None
     )
     # From here on a run that lay in the folder is gone: what can be refused has been.
-    resuming.begin_or_resume(run, {})
+    begin_or_resume(run, {})
     for name in WRITTEN:
         (run.folder.path / name).unlink(missing_ok=True)
     print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
@@ -107,17 +112,17 @@ def _embed(run: assembly.Run) -> dict[str, Any]:
         class_names=list(names),
         checkpoint=str(checkpoint) if checkpoint else "random",
         images_per_second=pace.images_per_second,
-        peak_memory_bytes=assembly.peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
         files=files,
         **metrics,
     )
 
 
-def _check_folder(run: assembly.Run, checkpoint: pathlib.Path | None) -> None:
+def _check_folder(run: Run, checkpoint: pathlib.Path | None) -> None:
     """Raises UserError where writing would cost the weights that are read, or files of the user."""
     folder = run.folder.path
-    encoders.check_apart(folder, checkpoint)
-    ours = assembly.task_of(folder) == "embed"
+    check_apart(folder, checkpoint)
+    ours = task_of(folder) == "embed"
     there = [name for name in WRITTEN if (folder / name).exists()]
     if there and not ours:
         raise UserError(
@@ -195,9 +200,7 @@ def _columns_of(sources: Sources) -> dict[str, Any]:
     }
 
 
-def _write_features(
-    run: assembly.Run, columns: dict[str, Any], h: np.ndarray, z: np.ndarray | None
-) -> None:
+def _write_features(run: Run, columns: dict[str, Any], h: np.ndarray, z: np.ndarray | None) -> None:
     columns = {**columns, "h": h} | ({} if z is None else {"z": z})
     path = run.folder.path / _features_of(run.config)
     write_whole(path, lambda partial: write_columns(partial, columns, run.config.embed_format))
@@ -205,9 +208,7 @@ def _write_features(
     print(f"features of {spell_number(len(h), 'image')}, {widths}, in {path}", flush=True)
 
 
-def _write_projector(
-    run: assembly.Run, sources: Sources, known: dict[str, Any], h: np.ndarray
-) -> list[str]:
+def _write_projector(run: Run, sources: Sources, known: dict[str, Any], h: np.ndarray) -> list[str]:
     """Writes what TensorBoard's projector shows of the images, at most `MOST_POINTS` spread over
     them; returns the names of the files.
     """
@@ -248,7 +249,7 @@ def _features_of(config: Config) -> str:
     return f"features.{config.embed_format}"
 
 
-def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> dict[str, Any]:
+def _index(run: Run, sources: Sources, h: np.ndarray, size: Size) -> dict[str, Any]:
     """Writes and draws the nearest training images of the test images, or of the training images
     where there is no test split; returns what is reported.
     """
@@ -268,14 +269,14 @@ def _index(run: assembly.Run, sources: Sources, h: np.ndarray, size: Size) -> di
     if bank.labels is not None and asked.labels is not None:
         right = bank.labels[found] == asked.labels[rows][:, np.newaxis]  # [Q, k]
         agreement = float(right[:, 0].mean())
-        metrics["neighbour_label_agreement"] = assembly.rounded(agreement)
+        metrics["neighbour_label_agreement"] = rounded(agreement)
         print(f"nearest neighbour of the same class: {100 * agreement:.1f} %", flush=True)
     draw_neighbours(run, bank, asked, rows, found, similarities, right, size)
     return metrics
 
 
 def _write_table(
-    run: assembly.Run,
+    run: Run,
     asked: Sequence[str],
     names: Sequence[str],
     found: np.ndarray,
@@ -297,7 +298,7 @@ def _write_table(
 
 
 def draw_neighbours(
-    run: assembly.Run,
+    run: Run,
     bank: data.Source,
     asked: data.Source,
     rows: np.ndarray,

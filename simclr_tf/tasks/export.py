@@ -17,17 +17,25 @@ from simclr_tf.interop.export_formats import NAMES, Exported, save
 from simclr_tf.interop.stock_layers import folded_head
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.lock import hold_folder
-from simclr_tf.tasks import encoders, predict
-from simclr_tf.tasks.disk import naming_the_way_on
-from simclr_tf.tasks.missing_run import spell_runs_near
+from simclr_tf.tasks import predict
 from simclr_tf.training.execution import choose_execution, print_execution
+from simclr_tf.workflow.disk import naming_the_way_on
+from simclr_tf.workflow.encoder import build_encoder, load_encoder_weights
+from simclr_tf.workflow.missing_run import spell_runs_near
+from simclr_tf.workflow.pixel_normalization import mean_std, normalization
+from simclr_tf.workflow.weights import (
+    ENCODER_SETTINGS,
+    adopt_encoder,
+    pretrained_source,
+    settings_of,
+)
 
 CARD = "README.md"
 PARTIAL = ".simclr_tf-export-"  # how the name of the folder begins that an export is written in
 # What the card tells of a run. Paths stay out of it: a card is for others.
 RECIPE = (
     "task",
-    *encoders.ENCODER_SETTINGS,
+    *ENCODER_SETTINGS,
     "optimizer",
     "learning_rate",
     "lr_scaling",
@@ -123,7 +131,7 @@ def _write(config: Config, exported: Exported, origin: Origin, folder: pathlib.P
 
 def _load_encoder(config: Config) -> tuple[Exported, Origin]:
     """Builds the encoder of `init_weights`."""
-    checkpoint = encoders.pretrained_source(config)
+    checkpoint = pretrained_source(config)
     if checkpoint is None:
         path = pathlib.Path(config.pretrain_save_path)
         raise UserError(
@@ -131,15 +139,15 @@ def _load_encoder(config: Config) -> tuple[Exported, Origin]:
             "Run --task=pretrain first, pass a run or a file of "
             "weights as --init_weights, or --export_of=model for a classification or segmentation."
         )
-    trained = encoders.settings_of(checkpoint)
-    config = encoders.adopt_encoder(config, checkpoint)
+    trained = settings_of(checkpoint)
+    config = adopt_encoder(config, checkpoint)
     run_folder = None if trained is None else checkpoint.parent.parent
     size = _size(config, trained, run_folder)
     if trained is not None:
-        shape = {name: getattr(config, name) for name in encoders.ENCODER_SETTINGS}
+        shape = {name: getattr(config, name) for name in ENCODER_SETTINGS}
         config = trained.replace(**shape)
-    encoder = encoders.build_encoder(config)
-    encoders.load_encoder_weights(encoder, checkpoint)
+    encoder = build_encoder(config)
+    load_encoder_weights(encoder, checkpoint)
     return Exported(encoder, size=size), Origin(checkpoint, run_folder, config)
 
 
@@ -214,8 +222,8 @@ def _move(partial: pathlib.Path, folder: pathlib.Path) -> None:
 
 def _metadata(config: Config) -> dict[str, str]:
     """Returns what a safetensors file says of itself, for `--init_weights` to read."""
-    normalization = encoders.normalization(config.normalize_input)
-    return {"simclr_tf": simclr_tf.__version__, "normalize_input": normalization}
+    normalized = normalization(config.normalize_input)
+    return {"simclr_tf": simclr_tf.__version__, "normalize_input": normalized}
 
 
 def _card(config: Config, exported: Exported, origin: Origin, name: str) -> str:
@@ -316,13 +324,13 @@ def _torch_code(exported: Exported, trained: Config, name: str) -> str:
         small=trained.stem == "small",
         fc=(features, *widths) if widths else (),
         channels=trained.channels,
-        mean_std=encoders.mean_std(trained.normalize_input, trained.channels),
+        mean_std=mean_std(trained.normalize_input, trained.channels),
     )
 
 
 def _facts(origin: Origin) -> dict[str, Any]:
     config = origin.config
-    names: tuple[str, ...] = encoders.ENCODER_SETTINGS
+    names: tuple[str, ...] = ENCODER_SETTINGS
     facts: dict[str, Any] = {"weights": origin.weights.name}
     if origin.run is not None:
         kind, _, rest = config.dataset.partition(":")

@@ -23,13 +23,27 @@ from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models.heads import ProjectionHead
 from simclr_tf.runs.checkpoints import Variables, named_variables, numbered_variables
-from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
-from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.callbacks.tensorboard import show_picture
 from simclr_tf.training.distribution import count_replicas, distribute, scope_of
 from simclr_tf.training.execution import Execution
 from simclr_tf.training.model import SimCLR
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.encoder import load_encoder_weights, untrained_encoder, with_stem
+from simclr_tf.workflow.plan import (
+    Plan,
+    fit_batch,
+    judged_epochs,
+    name_left_out,
+    plan_steps,
+    steps_per_execution,
+)
+from simclr_tf.workflow.refusals import Begun, Refusals, told_together
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
+from simclr_tf.workflow.start import start_run
+from simclr_tf.workflow.training import ShardBatches, batches_by_step, build_optimizer, train_model
+from simclr_tf.workflow.weights import adopt_encoder, initial_weights
 
 PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
 KNN_LIMIT = 100_000  # images of either set in the kNN accuracy that is reported
@@ -43,7 +57,7 @@ def run(config: Config) -> dict[str, Any]:
     """
     with (
         told_together(config, _look_ahead) as begun,
-        assembly.start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run,
+        start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run,
     ):
         return _pretrain(run, begun)
 
@@ -66,21 +80,21 @@ def _load_splits(config: Config, *, look: bool = True) -> data.Splits:
     return datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True, look=look)
 
 
-def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
+def _pretrain(run: Run, begun: Begun) -> dict[str, Any]:
     config = run.config
     services = _reach_services(run)
     checkpoint = _first_weights(run)
     if checkpoint is not None:
-        config = encoders.adopt_encoder(config, checkpoint)
+        config = adopt_encoder(config, checkpoint)
     splits = _load_splits(config)
     train, held_back = _share_out(config, splits)
     size = datasets.view_size(config, train)
-    config = fitting.fit_batch(run, encoders.with_stem(config, size), train)
+    config = fit_batch(run, with_stem(config, size), train)
     run = dataclasses.replace(run, config=config)
     services.check(train)
     datasets.describe_data(train, held_back, splits.test)
     datasets.name_colour_limits(config)
-    plan = fitting.plan_steps(config, train)
+    plan = plan_steps(config, train)
 
     make_views = functools.partial(
         two_views, recipe=config.recipe(), seed=config.seed, size=size, dtype=run.execution.views
@@ -96,7 +110,7 @@ def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     validation = _validation(run, held_back, make_views)
     begun()
     # From here on a run that lay in the folder is gone: what can be refused has been.
-    step = resuming.begin_or_resume(
+    step = begin_or_resume(
         run,
         variables,
         plan=plan,
@@ -108,14 +122,14 @@ def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
         return services.batches(functools.partial(of_train, shard=shard), train, first, last)
 
-    batches: fitting.ShardBatches = views
+    batches: ShardBatches = views
     if run.execution.augment_on_device:
-        batches = fitting.batches_by_step(drawn_batches, train, config, size=size)
+        batches = batches_by_step(drawn_batches, train, config, size=size)
     _plot_views(run, train, of_train(first_step=0, last_step=1))
     if not step:  # a run that is resumed has shown them
         show_picture(run.folder, run.folder.plots / "views.png")
     with services.named_errors():
-        rate = fitting.train(
+        rate = train_model(
             run,
             model,
             batches,
@@ -135,7 +149,7 @@ def _pretrain(run: assembly.Run, begun: Begun) -> dict[str, Any]:
     return run.finish(**results)
 
 
-def _reach_services(run: assembly.Run) -> Services:
+def _reach_services(run: Run) -> Services:
     """Returns the services that make the views; raises UserError where they cannot be used."""
     addresses, replicas = run.config.data_services(), count_replicas(run.strategy)
     if addresses and replicas > 1:
@@ -155,7 +169,7 @@ def _share_out(config: Config, splits: data.Splits) -> tuple[data.Source, data.S
 
 
 def _validation(
-    run: assembly.Run, held_back: data.Source | None, make_views: Callable[..., tf.data.Dataset]
+    run: Run, held_back: data.Source | None, make_views: Callable[..., tf.data.Dataset]
 ) -> dict[str, Any]:
     """Returns the arguments of `fit` for the validation loss: the same views at every look."""
     if held_back is None:
@@ -171,7 +185,7 @@ def _validation(
     if batch_size < config.batch_size:
         print(f"validation loss over batches of {batch_size}: not comparable with training's")
     last = len(held_back) // batch_size
-    fitting.name_left_out(len(held_back), last * batch_size, "the validation loss")
+    name_left_out(len(held_back), last * batch_size, "the validation loss")
     views = functools.partial(
         make_views, held_back, batch_size=batch_size, first_step=0, last_step=last
     )
@@ -179,16 +193,16 @@ def _validation(
     return {
         "validation_data": batches,
         "validation_steps": last,
-        "validation_freq": fitting.judged_epochs(config),
+        "validation_freq": judged_epochs(config),
     }
 
 
-def _first_weights(run: assembly.Run) -> pathlib.Path | None:
+def _first_weights(run: Run) -> pathlib.Path | None:
     """Returns what the encoder begins with: a resumed run's own weights, those named, or None."""
     # "auto" is for the tasks that follow: it would mean this very run's weights.
     if run.config.init_weights == "auto":
         return None
-    return encoders.initial_weights(run.config, run.folder.checkpoints)
+    return initial_weights(run.config, run.folder.checkpoints)
 
 
 def _build_model(
@@ -199,15 +213,15 @@ def _build_model(
         layers=config.projection_layers,
         hidden=config.projection_hidden,
     )
-    encoder = encoders.untrained_encoder(config)
+    encoder = untrained_encoder(config)
     if checkpoint is not None:
-        encoders.load_encoder_weights(encoder, checkpoint)
+        load_encoder_weights(encoder, checkpoint)
     return SimCLR(encoder, head, microbatch_size=config.microbatch_size, augment=augment)
 
 
 def _compile_model(
-    run: assembly.Run,
-    plan: fitting.Plan,
+    run: Run,
+    plan: Plan,
     loss: NTXent,
     size: tuple[int, int],
     checkpoint: pathlib.Path | None,
@@ -217,10 +231,10 @@ def _compile_model(
     with scope_of(run.strategy):
         model = _build_model(run.config, augment, checkpoint)
         model.compile(
-            fitting.build_optimizer(run.config, plan, model.trainable_variables),
+            build_optimizer(run.config, plan, model.trainable_variables),
             loss,
             jit_compile=run.execution.xla,
-            steps_per_execution=fitting.steps_per_execution(run, plan),
+            steps_per_execution=steps_per_execution(run, plan),
         )
     return model
 
@@ -270,8 +284,8 @@ def _look_before_training(monitor: KNNMonitor, encoder: keras.Model) -> dict[str
 
 
 def _results(
-    run: assembly.Run,
-    plan: fitting.Plan,
+    run: Run,
+    plan: Plan,
     monitor: KNNMonitor,
     model: SimCLR,
     images_per_second: float | None,
@@ -279,28 +293,28 @@ def _results(
     """Returns the task's part of results.json, measured on the weights of the last step."""
     last = run.folder.last_numbers()
     metrics: dict[str, Any] = {
-        "loss": assembly.rounded(last.get("loss", np.nan)),
-        "contrastive_accuracy": assembly.rounded(last.get("contrastive_accuracy", np.nan)),
+        "loss": rounded(last.get("loss", np.nan)),
+        "contrastive_accuracy": rounded(last.get("contrastive_accuracy", np.nan)),
         "steps": plan.last_step,
         "epochs": round(plan.epochs, 4),
         "images_per_second": images_per_second,
-        "peak_memory_bytes": assembly.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }
     if "val_loss" in last:
-        metrics["val_loss"] = assembly.rounded(last["val_loss"])
+        metrics["val_loss"] = rounded(last["val_loss"])
     # At the end all images vote, where the looks during training take a part of them.
     final = monitor.measure(model.encoder, limit=KNN_LIMIT)
-    metrics.update({name: assembly.rounded(value) for name, value in final.items()})
+    metrics.update({name: rounded(value) for name, value in final.items()})
     if "knn_accuracy" in final:
         untaught = {
             "raw_pixels": pixel_encoder(PIXEL_SIDE, run.config.channels),
-            "random_encoder": encoders.untrained_encoder(run.config),
+            "random_encoder": untrained_encoder(run.config),
         }
         baselines = {
             name: monitor.measure_accuracy(encoder, limit=KNN_LIMIT)
             for name, encoder in untaught.items()
         }
-        metrics["baselines"] = {name: assembly.rounded(v) for name, v in baselines.items()}
+        metrics["baselines"] = {name: rounded(v) for name, v in baselines.items()}
         print(
             f"kNN accuracy {final['knn_accuracy']:.3f} "
             f"(random encoder {baselines['random_encoder']:.3f}, "
@@ -310,7 +324,7 @@ def _results(
     return metrics
 
 
-def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset) -> None:
+def _plot_views(run: Run, train: data.Source, batches: tf.data.Dataset) -> None:
     """Draws the first images of the first batch as training will see them."""
     first, second = (view.numpy()[:VIEWS_SHOWN] for view in next(iter(batches)))
     plots.plot_images(
@@ -321,9 +335,7 @@ def _plot_views(run: assembly.Run, train: data.Source, batches: tf.data.Dataset)
     )
 
 
-def _plot_curves(
-    run: assembly.Run, loss: NTXent, batch_size: int, knn_accuracy: float | None
-) -> None:
+def _plot_curves(run: Run, loss: NTXent, batch_size: int, knn_accuracy: float | None) -> None:
     """Draws the journal; where it ends without a look at the features, with the one reported."""
     if not run.folder.rows:  # the journal was removed
         return

@@ -37,10 +37,17 @@ from simclr_tf.runs.checkpoints import (
     step_of,
 )
 from simclr_tf.runs.folder import Row
-from simclr_tf.tasks import assembly, datasets, encoders, fitting, resuming
-from simclr_tf.tasks.curves import draw_curves
-from simclr_tf.tasks.refusals import Begun, Refusals, told_together
 from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.curves import draw_curves
+from simclr_tf.workflow.encoder import prepare_encoder, with_stem
+from simclr_tf.workflow.plan import Plan, fit_batch, plan_steps, steps_per_execution
+from simclr_tf.workflow.refusals import Begun, Refusals, told_together
+from simclr_tf.workflow.resume import begin_or_resume, name_initial_weights
+from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
+from simclr_tf.workflow.start import start_run
+from simclr_tf.workflow.training import batches_by_step, build_optimizer, train_model
+from simclr_tf.workflow.weights import adopt_encoder, adopt_view_size, initial_weights
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
@@ -110,7 +117,7 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.finetune_save_path`. What is reported are the weights that were
     best on the validation images, on test images that chose nothing.
     """
-    with told_together(config, _look_ahead) as begun, assembly.start_run(config) as run:
+    with told_together(config, _look_ahead) as begun, start_run(config) as run:
         return _segment(run, begun)
 
 
@@ -125,30 +132,30 @@ def _look_ahead(config: Config) -> list[UserError]:
     return refusals
 
 
-def _segment(run: assembly.Run, begun: Begun) -> dict[str, Any]:
+def _segment(run: Run, begun: Begun) -> dict[str, Any]:
     config = run.config
-    checkpoint = encoders.initial_weights(config, run.folder.checkpoints)
+    checkpoint = initial_weights(config, run.folder.checkpoints)
     if checkpoint is not None:
-        config = encoders.adopt_encoder(config, checkpoint)
+        config = adopt_encoder(config, checkpoint)
     parts = _share_out(config, _load_splits(config))
     if checkpoint is not None and parts.train.image_size is None:
         # Views need a size. Images keep theirs: a mask must not be cut to the shape of others.
-        config = encoders.adopt_view_size(config, checkpoint)
+        config = adopt_view_size(config, checkpoint)
     size = datasets.view_size(config, parts.train)
-    config = fitting.fit_batch(run, encoders.with_stem(config, size), parts.train)
+    config = fit_batch(run, with_stem(config, size), parts.train)
     run = dataclasses.replace(run, config=config)
     datasets.describe_data(parts.train, parts.validation, parts.test)
     names = parts.train.class_names
-    encoder = encoders.prepare_encoder(config, checkpoint)
+    encoder = prepare_encoder(config, checkpoint)
     model = unet(encoder, len(names))
-    plan = fitting.plan_steps(config, parts.train)
+    plan = plan_steps(config, parts.train)
     datasets.name_colour_limits(config)
     loss = _make_loss(config, parts)
     model.compile(
-        fitting.build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+        build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
         loss,
         jit_compile=run.execution.xla,
-        steps_per_execution=fitting.steps_per_execution(run, plan),
+        steps_per_execution=steps_per_execution(run, plan),
     )
     weights = {
         **named_variables("encoder", encoder.variables),
@@ -170,17 +177,17 @@ def _segment(run: assembly.Run, begun: Begun) -> dict[str, Any]:
         scale_rule(size, trained_on=trained_on, area_min=area_min),
     )
     begun()
-    step = resuming.begin_or_resume(run, variables, plan=plan)
+    step = begin_or_resume(run, variables, plan=plan)
     _name_unknown_best(run, step)
-    origin = resuming.name_initial_weights(run, checkpoint)
+    origin = name_initial_weights(run, checkpoint)
     run.folder.write_model(
         class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
     )
 
-    batches = fitting.batches_by_step(
+    batches = batches_by_step(
         masked_batches, parts.train, config, size=size, dtype=run.execution.views
     )
-    rate = fitting.train(
+    rate = train_model(
         run,
         model,
         batches,
@@ -199,7 +206,7 @@ def _segment(run: assembly.Run, begun: Begun) -> dict[str, Any]:
         trainable_parameters=sum(int(np.prod(v.shape)) for v in model.trainable_variables),
         initial_weights=origin,
         images_per_second=rate,
-        peak_memory_bytes=assembly.peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 
@@ -322,7 +329,7 @@ def _class_weights(config: Config, pixels: np.ndarray) -> list[float] | None:
 
 
 def _monitors(
-    run: assembly.Run, parts: Parts, judge: Judge, weights: Variables, plan: fitting.Plan
+    run: Run, parts: Parts, judge: Judge, weights: Variables, plan: Plan
 ) -> list[keras.callbacks.Callback]:
     if parts.validation is None:
         return []
@@ -339,7 +346,7 @@ def _monitors(
 
 
 def _judge_test(
-    run: assembly.Run, test: data.Source, judge: Judge, weights: Variables
+    run: Run, test: data.Source, judge: Judge, weights: Variables
 ) -> tuple[PixelCounts, dict[str, Any]]:
     """Judges the last weights and the best, which the network keeps, on the test images.
 
@@ -360,20 +367,18 @@ def _judge_test(
     ious = metrics.iou_per_class(chosen.matrix)
     _name_hardly_found(test.class_names, ious)
     return chosen, {
-        "mean_iou": assembly.rounded(chosen.mean_iou),
-        "pixel_accuracy": assembly.rounded(chosen.pixel_accuracy),
-        "iou_per_class": [assembly.rounded(value) for value in ious],
+        "mean_iou": rounded(chosen.mean_iou),
+        "pixel_accuracy": rounded(chosen.pixel_accuracy),
+        "iou_per_class": [rounded(value) for value in ious],
         "class_names": list(test.class_names),
         "ignore_label": judge.ignore_label,
         "confusion_matrix": chosen.matrix.tolist(),
         "checkpoint": "last" if row is None else "best",
         "best_step": None if row is None else int(row["step"]),
-        "validation_mean_iou": None
-        if row is None
-        else assembly.rounded(row.get("val_mean_iou", np.nan)),
+        "validation_mean_iou": None if row is None else rounded(row.get("val_mean_iou", np.nan)),
         "last": {
-            "mean_iou": assembly.rounded(last.mean_iou),
-            "pixel_accuracy": assembly.rounded(last.pixel_accuracy),
+            "mean_iou": rounded(last.mean_iou),
+            "pixel_accuracy": rounded(last.pixel_accuracy),
         },
     }
 
@@ -389,7 +394,7 @@ def _name_hardly_found(names: tuple[str, ...], ious: np.ndarray) -> None:
         )
 
 
-def _best_row(run: assembly.Run) -> Row | None:
+def _best_row(run: Run) -> Row | None:
     """Returns the journal's row of the best weights; None where nothing was judged.
 
     Where the journal was removed, what is left of the row is its step. A run that was killed, and
@@ -406,7 +411,7 @@ def _best_row(run: assembly.Run) -> Row | None:
     return None
 
 
-def _name_unknown_best(run: assembly.Run, step: int) -> None:
+def _name_unknown_best(run: Run, step: int) -> None:
     """Warns where a resumed run has best weights and no journal that says how good they are."""
     best = run.folder.checkpoints.step_of_best() if step else None
     if best is not None and best <= step and best_row(run.folder.rows, "val_mean_iou") is None:
@@ -418,7 +423,7 @@ def _name_unknown_best(run: assembly.Run, step: int) -> None:
         )
 
 
-def _draw(run: assembly.Run, judge: Judge, test: data.Source, counts: PixelCounts) -> None:
+def _draw(run: Run, judge: Judge, test: data.Source, counts: PixelCounts) -> None:
     """Draws the curves, the classes' IoU and a sheet of test images."""
     folder, names = run.folder.plots, test.class_names
     draw_curves(run.folder, CURVES, judged="validation")

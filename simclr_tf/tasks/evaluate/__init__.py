@@ -15,7 +15,6 @@ from typing import Any
 from simclr_tf import data
 from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
-from simclr_tf.tasks import assembly, datasets, encoders, resuming
 from simclr_tf.tasks.evaluate import drawing
 from simclr_tf.tasks.evaluate.asked import PROTOCOLS, Asked, read_asked
 from simclr_tf.tasks.evaluate.baselines import measure_baselines
@@ -25,6 +24,12 @@ from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
 from simclr_tf.tasks.evaluate.probes import probe_h, probe_simply
 from simclr_tf.tasks.evaluate.reporting import REPORT, check_report, compare, write_report
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject, compute_h, compute_z
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.encoder import prepare_encoder, with_stem
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run, peak_memory_bytes
+from simclr_tf.workflow.start import start_run
+from simclr_tf.workflow.weights import adopt_run, check_apart, required_source, settings_of
 
 __all__ = ["PROTOCOLS", "run"]
 
@@ -46,13 +51,13 @@ def run(config: Config) -> dict[str, Any]:
     if config.compare:
         return compare(config)
     asked = read_asked(config)
-    with assembly.start_run(config) as run:
+    with start_run(config) as run:
         return _evaluate(run, asked)
 
 
-def _evaluate(run: assembly.Run, asked: Asked) -> dict[str, Any]:
+def _evaluate(run: Run, asked: Asked) -> dict[str, Any]:
     subject, notes = _prepare(run, asked)
-    resuming.begin_or_resume(subject.run, {})
+    begin_or_resume(subject.run, {})
 
     began = time.time()
     h, rate = compute_h(subject)
@@ -74,15 +79,15 @@ def _evaluate(run: assembly.Run, asked: Asked) -> dict[str, Any]:
     return results
 
 
-def _prepare(run: assembly.Run, asked: Asked) -> tuple[Subject, list[str]]:
+def _prepare(run: Run, asked: Asked) -> tuple[Subject, list[str]]:
     """Loads what is evaluated; returns it and what has to be said of it."""
     config = run.config
-    checkpoint = encoders.required_source(config)
-    encoders.check_apart(run.folder.path, checkpoint)
+    checkpoint = required_source(config)
+    check_apart(run.folder.path, checkpoint)
     check_report(run)
-    trained = encoders.settings_of(checkpoint)
+    trained = settings_of(checkpoint)
     if checkpoint is not None:
-        config = adopt_held_back(encoders.adopt_run(config, checkpoint), trained)
+        config = adopt_held_back(adopt_run(config, checkpoint), trained)
     splits = datasets.load_splits(config, need_labels=asked.needs_labels, unlabelled=False)
     train, test = datasets.train_and_test(config, splits)
     notes = [note_on_test(config, trained, test), _note_on_labels(config, train, test)]
@@ -90,9 +95,9 @@ def _prepare(run: assembly.Run, asked: Asked) -> tuple[Subject, list[str]]:
     for note in said:
         print(f"note: {note}", flush=True)
     size = datasets.view_size(config, train)
-    config = encoders.with_stem(config, size)
+    config = with_stem(config, size)
     datasets.describe_data(train, test)
-    encoder = encoders.prepare_encoder(config.replace(freeze=True), checkpoint)
+    encoder = prepare_encoder(config.replace(freeze=True), checkpoint)
     run = dataclasses.replace(run, config=config)
     return Subject(run, train, test, size, encoder, checkpoint, trained), said
 
@@ -151,5 +156,5 @@ def _facts(
         "report": REPORT,
         "command": shlex.join(["python", "main.py", *config.words]) if config.words else None,
         "date": datetime.date.today().isoformat(),
-        "peak_memory_bytes": assembly.peak_memory_bytes(),
+        "peak_memory_bytes": peak_memory_bytes(),
     }

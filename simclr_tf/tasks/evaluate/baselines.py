@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.evaluation.features import pixel_encoder
-from simclr_tf.tasks import encoders
 from simclr_tf.tasks.evaluate.outcomes import Outcome
 from simclr_tf.tasks.evaluate.probes import probe_simply
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject, spread
+from simclr_tf.workflow.encoder import untrained_encoder
 
 PIXEL_SIDE = 32  # of the images whose pixels are a baseline
 PCA_IMAGES = 10_000  # that the components are found from
@@ -43,7 +43,7 @@ def measure_baselines(subject: Subject, labels: Labels, width: int) -> dict[str,
     del reduced
     # With the weights that the run which is evaluated began with, whatever seed the probes take.
     seed = (subject.trained or subject.config).seed
-    untaught = subject.embed(encoders.untrained_encoder(subject.config.replace(seed=seed)))
+    untaught = subject.embed(untrained_encoder(subject.config.replace(seed=seed)))
     probe("random_encoder", untaught, "knn", "logreg")
     means = {
         name.removeprefix("knn_"): entry["mean"]

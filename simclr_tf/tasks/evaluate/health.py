@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from simclr_tf import metrics
-from simclr_tf.tasks import assembly
 from simclr_tf.tasks.evaluate.subject import Subject, spread
+from simclr_tf.workflow.run import rounded
 
 IMAGES = 2000  # at most that alignment and uniformity are of
 SPREAD_VALUES = 64
@@ -23,10 +23,10 @@ def measure_health(subject: Subject, h: np.ndarray) -> dict[str, Any]:
     spreads = np.sort(unit.std(axis=0, dtype=np.float64))[::-1]
     shown = spreads[spread(len(spreads), SPREAD_VALUES)]
     return {
-        "alignment": assembly.rounded(metrics.alignment(first, second)),
-        "uniformity": assembly.rounded(metrics.uniformity(h[rows])) if len(rows) > 1 else None,
-        "effective_rank": assembly.rounded(metrics.effective_rank(h), 2),
+        "alignment": rounded(metrics.alignment(first, second)),
+        "uniformity": rounded(metrics.uniformity(h[rows])) if len(rows) > 1 else None,
+        "effective_rank": rounded(metrics.effective_rank(h), 2),
         "width": h.shape[1],
-        "feature_spread": assembly.rounded(metrics.feature_spread(h)),
+        "feature_spread": rounded(metrics.feature_spread(h)),
         "per_dimension_spread": [float(f"{value:.6g}") for value in shown],
     }

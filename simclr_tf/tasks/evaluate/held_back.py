@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simclr_tf.config.settings import Config
 from simclr_tf.data import Source
-from simclr_tf.tasks.encoders import DATA_SETTINGS, SOURCE_SETTINGS
+from simclr_tf.workflow.weights import DATA_SETTINGS, SOURCE_SETTINGS
 
 # What is held back is drawn from the images that these settings leave, by seed and share.
 DRAWN_FROM = (*DATA_SETTINGS, "seed", "skip_bad_images", "max_pixels")

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.evaluation.probes import score
-from simclr_tf.tasks import assembly
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject
+from simclr_tf.workflow.run import rounded
 
 HELD_BACK = "a tenth of the training images, held back"
 
@@ -57,15 +57,15 @@ def summarise(
     """Returns what a protocol measured, given an outcome for each seed; prints its mean."""
     accuracies = [outcome["accuracy"] for outcome in outcomes]
     several = len(accuracies) > 1
-    mean = assembly.rounded(float(np.mean(accuracies)))
+    mean = rounded(float(np.mean(accuracies)))
     votes = (
         f"  (k {settings['k']}, temperature {settings['temperature']})" if "k" in settings else ""
     )
     print(f"{name.replace('_', ' '):<28} {mean:.4f}{votes}", flush=True)
     return {
-        "accuracy": [assembly.rounded(value) for value in accuracies],
+        "accuracy": [rounded(value) for value in accuracies],
         "mean": mean,
-        "std": assembly.rounded(float(np.std(accuracies, ddof=1))) if several else None,
+        "std": rounded(float(np.std(accuracies, ddof=1))) if several else None,
         "top5": _mean([outcome.get("top5") for outcome in outcomes]),
         "f1_macro": _mean([outcome.get("f1_macro") for outcome in outcomes]),
         # Of all seeds together.
@@ -77,4 +77,4 @@ def summarise(
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return assembly.rounded(float(np.mean(known))) if known else None
+    return rounded(float(np.mean(known))) if known else None

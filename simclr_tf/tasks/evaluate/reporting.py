@@ -10,12 +10,14 @@ from simclr_tf.atomic_write import write_whole
 from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.report import build_report, read_report
-from simclr_tf.tasks import assembly, resuming
+from simclr_tf.workflow.resume import begin_or_resume
+from simclr_tf.workflow.run import Run
+from simclr_tf.workflow.start import start_run, task_of
 
 REPORT = "report.html"
 
 
-def check_report(run: assembly.Run) -> None:
+def check_report(run: Run) -> None:
     """Raises UserError where a report lies that no evaluation wrote."""
     if (run.folder.path / REPORT).exists() and run.folder.task() != "evaluate":
         raise UserError(
@@ -40,20 +42,20 @@ def compare(config: Config) -> dict[str, Any]:
             "their folders with commas between."
         )
     for folder in folders:
-        assembly.task_of(folder)  # refuses a folder of a version that is not read
+        task_of(folder)  # refuses a folder of a version that is not read
         read_report(folder)  # before anything is written
-    with assembly.start_run(config) as run:
+    with start_run(config) as run:
         return _put_together(run, folders)
 
 
-def _put_together(run: assembly.Run, folders: Sequence[pathlib.Path]) -> dict[str, Any]:
+def _put_together(run: Run, folders: Sequence[pathlib.Path]) -> dict[str, Any]:
     if run.folder.path.resolve() in [folder.resolve() for folder in folders]:
         raise UserError(
             f"Expected another folder to write to than those compared, got {run.folder.path}. Pass "
             "another --finetune_save_path."
         )
     check_report(run)
-    resuming.begin_or_resume(run, {})
+    begin_or_resume(run, {})
     results = run.finish(
         compared=[str(folder) for folder in folders],
         report=REPORT,

@@ -17,9 +17,10 @@ from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import plain_batches, view_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
-from simclr_tf.tasks import assembly, encoders
 from simclr_tf.tasks.embed import check_finite, project
-from simclr_tf.tasks.together import images_together
+from simclr_tf.workflow.encoder import load_projection_head
+from simclr_tf.workflow.run import Run
+from simclr_tf.workflow.together import images_together
 
 
 class Features(NamedTuple):
@@ -54,7 +55,7 @@ class Subject:
         trained: The settings of the pre-training, where they are known.
     """
 
-    run: assembly.Run
+    run: Run
     train: data.Source
     test: data.Source
     size: tuple[int, int]
@@ -126,7 +127,7 @@ def compute_z(subject: Subject, h: Features) -> Features | None:
     if subject.checkpoint is None:
         return None
     try:
-        head = encoders.load_projection_head(subject.config, h.train.shape[1], subject.checkpoint)
+        head = load_projection_head(subject.config, h.train.shape[1], subject.checkpoint)
     except UserError as error:
         print(f"without z: {error}", flush=True)
         return None

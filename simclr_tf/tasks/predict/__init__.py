@@ -13,9 +13,6 @@ from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.lock import hold_folder
-from simclr_tf.tasks import assembly, datasets
-from simclr_tf.tasks.disk import naming_the_way_on
-from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict.classifier import Classifier
 from simclr_tf.tasks.predict.naming import output_names
 from simclr_tf.tasks.predict.output_folder import OutputFolder
@@ -24,6 +21,10 @@ from simclr_tf.tasks.predict.tolerant import tolerate
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
 from simclr_tf.tasks.predict.work import Work
 from simclr_tf.training.execution import choose_execution, print_execution
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.disk import naming_the_way_on
+from simclr_tf.workflow.pace import Pace
+from simclr_tf.workflow.run import Run, peak_memory_bytes
 
 __all__ = ["build_model", "output_names", "read_run", "run"]
 
@@ -75,7 +76,7 @@ def _predict(
     task.predict_all(pace)
     found = task.report() if source.good() else {}
     source.check(folder)
-    run = assembly.Run(config, execution, RunFolder(folder.path), started)
+    run = Run(config, execution, RunFolder(folder.path), started)
     return run.finish(
         **found,
         num_images=len(source),
@@ -85,7 +86,7 @@ def _predict(
         run_task=trained.config.task,
         checkpoint=str(trained.checkpoint),
         images_per_second=pace.images_per_second,
-        peak_memory_bytes=assembly.peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
     )
 
 

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 from simclr_tf import plots
 from simclr_tf.data.batches.evaluation import own_size, plain_batches
-from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread
 from simclr_tf.tasks.predict.output_folder import Row
 from simclr_tf.tasks.predict.work import Work
-from simclr_tf.tasks.together import images_together
+from simclr_tf.workflow.pace import Pace
+from simclr_tf.workflow.together import images_together
 
 TOP = 5
 

@@ -15,11 +15,11 @@ from simclr_tf import plots
 from simclr_tf.data.batches.tensors import CORES
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
 from simclr_tf.evaluation.tiled_inference import segment_image
-from simclr_tf.tasks import datasets
-from simclr_tf.tasks.pace import Pace
 from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread
 from simclr_tf.tasks.predict.output_folder import Row
 from simclr_tf.tasks.predict.work import Work
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.pace import Pace
 
 AHEAD = 3  # images read, and predictions written, while the network is busy with another
 JPEG_MOST_SIDE = 65_000  # pixels: the format ends a little above

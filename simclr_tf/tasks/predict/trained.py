@@ -14,8 +14,10 @@ from simclr_tf.models.heads import classifier_head, take_up_scale
 from simclr_tf.models.unet import decoder_variables, unet
 from simclr_tf.runs.checkpoints import named_variables, read_arrays, restore
 from simclr_tf.runs.folder import SIZE_FACTS, RunFolder
-from simclr_tf.tasks import assembly, encoders
-from simclr_tf.tasks.missing_run import spell_runs_near
+from simclr_tf.workflow.encoder import build_encoder
+from simclr_tf.workflow.missing_run import spell_runs_near
+from simclr_tf.workflow.start import task_of
+from simclr_tf.workflow.weights import read_settings
 
 TASKS = ("classification", "segmentation")
 HEADS = {"classification": "classifier", "segmentation": "decoder"}  # names in checkpoints
@@ -62,7 +64,7 @@ def read_run(config: Config) -> Trained:
             "run."
         )
     arrays = read_arrays(checkpoint)
-    settings = encoders.read_settings(path / "config.yaml")
+    settings = read_settings(path / "config.yaml")
     count = _count_classes(arrays, HEADS[settings.task], checkpoint)
     facts = folder.facts()
     names = tuple(facts.get("class_names", map(str, range(count))))
@@ -88,7 +90,7 @@ def _locate_run(config: Config) -> tuple[pathlib.Path, pathlib.Path | None]:
             continue
         file = path if path.is_file() else None
         path = path.parent.parent if file else path
-        task = assembly.task_of(path)
+        task = task_of(path)
         if task in TASKS:
             return path, file
         if task is None or not config.config:
@@ -115,7 +117,7 @@ def _count_classes(arrays: dict[str, np.ndarray], head: str, checkpoint: pathlib
 def build_model(trained: Trained) -> keras.Model:
     """Builds the run's network with its weights: images -> logits."""
     config, count = trained.config, len(trained.class_names)
-    encoder = encoders.build_encoder(config)
+    encoder = build_encoder(config)
     if config.task == "segmentation":
         model = unet(encoder, count)
         head = decoder_variables(model, encoder)

@@ -12,7 +12,8 @@ from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.order import steps_per_epoch
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.tasks import datasets, encoders
+from simclr_tf.workflow import datasets
+from simclr_tf.workflow.weights import adopt_encoder, adopt_sizes, initial_weights
 
 T = TypeVar("T")
 
@@ -75,13 +76,13 @@ class Refusals(list[UserError]):
         """
         before = len(self)
         own = RunFolder(config.save_path).checkpoints
-        checkpoint = self.attempt(encoders.initial_weights, config, own)
+        checkpoint = self.attempt(initial_weights, config, own)
         if checkpoint is not None:
-            self.attempt(encoders.adopt_encoder, config, checkpoint)
+            self.attempt(adopt_encoder, config, checkpoint)
         self._size_may_come = len(self) > before
         if checkpoint is None or config.task != "classification":
             return config
-        return self.attempt(encoders.adopt_sizes, config, checkpoint) or config
+        return self.attempt(adopt_sizes, config, checkpoint) or config
 
     def of_images(
         self,

@@ -1,32 +1,27 @@
-"""The encoder a task begins with: built anew, or as a pre-training run left it."""
+"""The weights a task begins with: which checkpoint is meant, and the settings it brings."""
 
 from __future__ import annotations
 
 import pathlib
-import sys
 from typing import Any
 
-import keras
 import numpy as np
 
 from simclr_tf.config.fields import read_all, show
 from simclr_tf.config.settings import SETTINGS, Config
-from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
-from simclr_tf.interop.torch_names import encoder_settings, find_encoder, from_torch, to_torch
+from simclr_tf.interop.torch_names import encoder_settings, find_encoder, to_torch
 from simclr_tf.interop.weight_files import check_suffix, read_file
-from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.models.resnet import choose_stem, resnet
-from simclr_tf.runs.checkpoints import Checkpoints, is_held, named_variables, read_arrays, restore
+from simclr_tf.runs.checkpoints import Checkpoints, is_held
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.format import OLDER
-from simclr_tf.tasks.missing_run import (
+from simclr_tf.workflow.missing_run import (
     missing_pretraining,
     names_pretraining,
     spell_runs_near,
-    what_is_there,
 )
+from simclr_tf.workflow.pixel_normalization import mean_std, normalization
 
 SOURCE_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
 DATA_SETTINGS = (*SOURCE_SETTINGS, "label_pattern")
@@ -41,72 +36,7 @@ ENCODER_SETTINGS = (
     "normalize_input",
     "channels",
 )
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and deviation, of pixels in [0, 1]
 OWN = "encoder/"  # what our checkpoints put before the names of an encoder's variables
-
-MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
-
-
-def with_stem(config: Config, size: tuple[int, int]) -> Config:
-    """Returns the settings with `stem=auto` decided by the size of the images."""
-    if config.stem != "auto":
-        return config
-    return config.replace(stem=choose_stem(size))
-
-
-def build_encoder(config: Config) -> keras.Model:
-    """Builds the encoder of the settings, with random weights."""
-    return resnet(
-        config.model,
-        stem=config.stem,
-        width_multiplier=config.width_multiplier,
-        depthwise=config.depthwise,
-        stride_in_1x1=config.stride_in_1x1,
-        channels=config.channels,
-        mean_std=mean_std(config.normalize_input, config.channels),
-    )
-
-
-def untrained_encoder(config: Config) -> keras.Model:
-    """Builds the encoder as a run of the settings begins, with weights drawn from the seed.
-
-    It is the one that every task compares with: other draws give other accuracies.
-    """
-    keras.utils.set_random_seed(config.seed)
-    return build_encoder(config)
-
-
-def normalization(text: str) -> str:
-    """Returns what the setting `normalize_input` says of an encoder of ours: auto is none."""
-    word = text.strip().lower()
-    return "none" if word == "auto" else word
-
-
-def mean_std(text: str, channels: int) -> MeanStd | None:
-    """Reads the setting `normalize_input`: mean and deviation by channel, or None for neither.
-
-    Raises:
-        UserError: It is none of its words and no two numbers for each channel.
-    """
-    word = normalization(text)
-    if word == "none":
-        return None
-    if word == "imagenet" and channels == len(IMAGENET[0]):
-        return IMAGENET
-    try:
-        numbers = [float(part) for part in word.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    mean, std = numbers[:channels], numbers[channels:]
-    if len(std) != channels or not np.isfinite(numbers).all() or min(std) <= 0:
-        words = "none, imagenet" if channels == len(IMAGENET[0]) else "none"
-        example = " ".join(["0.5"] * channels + ["0.25"] * channels)
-        raise UserError(
-            f"Expected {words} or {2 * channels} numbers for --normalize_input, a mean of each of "
-            f"{channels} channels and then as many deviations above 0, of pixels in [0, 1], got "
-            f"{text!r}. Pass --normalize_input='{example}', for instance."
-        )
-    return tuple(mean), tuple(std)
 
 
 def pretrained_source(config: Config) -> pathlib.Path | None:
@@ -204,7 +134,7 @@ def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
     """Returns those of ENCODER_SETTINGS that weights come with."""
     if str(checkpoint) == keras_applications.NAME:
         return keras_applications.SETTINGS
-    folder = _run_of(checkpoint)
+    folder = run_of(checkpoint)
     trained = folder.settings() if folder else None
     if folder and trained:
         trained = OLDER | trained
@@ -242,72 +172,6 @@ def _shape_of_own(arrays: dict[str, np.ndarray], origin: str) -> dict[str, Any]:
         numbers = [*arrays["normalize_input/mean"], *arrays["normalize_input/std"]]
         shape["normalize_input"] = " ".join(f"{number:.9g}" for number in numbers)
     return shape
-
-
-def prepare_encoder(config: Config, checkpoint: pathlib.Path | None) -> keras.Model:
-    """Builds the encoder that a head is trained on, prints where its weights are from; frozen if so
-    set.
-    """
-    encoder = build_encoder(config)
-    if checkpoint is None:
-        _name_random_weights(config)
-    else:
-        load_encoder_weights(encoder, checkpoint)
-        folder = None if config.resume else _run_of(checkpoint)
-        task = folder.task() if folder else None
-        other = "" if task in (None, "pretrain") else f", a run of --task={task}"
-        print(f"encoder: weights of {checkpoint}{other}", flush=True)
-    # Frozen layers run their BatchNorm on its running statistics and leave those alone.
-    encoder.trainable = not config.freeze
-    return encoder
-
-
-def _name_random_weights(config: Config) -> None:
-    """Prints that the encoder has random weights; warns of frozen ones that nobody asked for."""
-    if config.init_weights == "none":
-        print("encoder: random weights, as --init_weights=none asks", flush=True)
-        return
-    print("encoder: random weights (no pre-training run was given or found)", flush=True)
-    if config.freeze:
-        path = pathlib.Path(config.pretrain_save_path)
-        print(
-            f"warning: a random encoder is frozen: expected a pre-training run in {path}, got "
-            f"{what_is_there(path)}.{spell_runs_near(path)} Run --task=pretrain first, or pass "
-            "--init_weights=none to ask for it",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
-def load_encoder_weights(encoder: keras.Model, checkpoint: pathlib.Path) -> None:
-    """Gives the encoder the weights of a checkpoint, of ours or of others.
-
-    Raises:
-        UserError: They do not fit; all that does not is listed, up to a screen.
-    """
-    origin = str(checkpoint)
-    # The weights of others know no such layer: it keeps what the settings gave it.
-    foreign = {v.path: v for v in encoder.variables if not v.path.startswith("normalize_input/")}
-    if origin == keras_applications.NAME:
-        restore(foreign, keras_applications.load_weights(), origin)
-        return
-    inside = _run_of(checkpoint) is not None
-    arrays = read_arrays(checkpoint) if inside else read_file(checkpoint)[0]
-    if inside or any(name.startswith(OWN) for name in arrays):
-        restore(named_variables("encoder", encoder.variables), arrays, origin)
-        return
-    found = find_encoder(arrays, origin)
-    shapes = {path: tuple(variable.shape) for path, variable in foreign.items()}
-    restore(foreign, from_torch(found.arrays, shapes, origin), origin)
-    print(
-        f"{origin}: {spell_number(len(found.arrays), 'array')} of a "
-        f"ResNet-{found.settings['model']} in torchvision's names"
-        f"{f' after {found.prefix!r}' if found.prefix else ''}, "
-        f"{spell_number(found.left_aside, 'other')} left aside",
-        flush=True,
-    )
-    if found.settings["stem"] == "small":
-        print("note: the small stem pads by 1 pixel; where the source padded by 2, features differ")
 
 
 def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
@@ -365,7 +229,7 @@ def adopt_view_size(config: Config, checkpoint: pathlib.Path) -> Config:
 
 def _sizes_of(config: Config, checkpoint: pathlib.Path) -> dict[str, tuple[int, int]]:
     """Returns the sizes of the checkpoint's run; none where a flag gives one."""
-    folder = _run_of(checkpoint)
+    folder = run_of(checkpoint)
     trained = folder.settings() if folder else None
     if folder is None or trained is None or not config.given.isdisjoint(SIZE_SETTINGS):
         return {}
@@ -403,7 +267,7 @@ def check_apart(folder: pathlib.Path, checkpoint: pathlib.Path | None) -> None:
 
 def settings_of(checkpoint: pathlib.Path | None) -> Config | None:
     """Returns the settings of the run that a checkpoint lies in; None where it lies in none."""
-    folder = None if checkpoint is None else _run_of(checkpoint)
+    folder = None if checkpoint is None else run_of(checkpoint)
     return read_settings(folder.path / "config.yaml") if folder else None
 
 
@@ -414,31 +278,8 @@ def read_settings(path: pathlib.Path) -> Config:
     return config
 
 
-def _run_of(checkpoint: pathlib.Path) -> RunFolder | None:
+def run_of(checkpoint: pathlib.Path) -> RunFolder | None:
     """Returns the folder of the run that a checkpoint lies in; None where it lies in none."""
     path = checkpoint.parent.parent
     inside = checkpoint.parent.name == "checkpoints" and (path / "config.yaml").exists()
     return RunFolder(path) if inside else None
-
-
-def load_projection_head(
-    config: Config, features: int, checkpoint: pathlib.Path | None
-) -> ProjectionHead:
-    """Builds the projection head of pre-training with its weights.
-
-    Raises:
-        UserError: The checkpoint has none.
-    """
-    readable = checkpoint is not None and checkpoint.suffix == ".safetensors"
-    arrays = read_arrays(checkpoint) if checkpoint is not None and readable else {}
-    if not any(name.startswith("head/") for name in arrays):
-        raise UserError(
-            f"Expected a projection head for --with_z in {checkpoint or 'a checkpoint'}, got none. "
-            "Pass the folder of a pre-training run as --init_weights, or leave the flag out."
-        )
-    head = ProjectionHead(
-        config.zdim, layers=config.projection_layers, hidden=config.projection_hidden
-    )
-    head.build((None, features))
-    restore(named_variables("head", head.variables), arrays, str(checkpoint))
-    return head

@@ -1,34 +1,25 @@
-"""The life of a run: its settings, device and folder, from its beginning to its results."""
+"""The beginning of a run: its device and its folder, held for the length of its life."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import importlib.metadata
 import math
 import os
 import pathlib
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 
-import simclr_tf
 from simclr_tf.config.settings import WITHOUT_CHECKPOINTS, Config
-from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.tensors import one_thread_an_operation
 from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.lock import hold_folder
-from simclr_tf.tasks import resuming
-from simclr_tf.tasks.disk import naming_the_way_on
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks.tracking import Tracking
 from simclr_tf.training.execution import (
@@ -38,60 +29,9 @@ from simclr_tf.training.execution import (
     failure_of_xla,
     print_execution,
 )
-
-PACKAGES = ("tensorflow", "keras", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A run under way: its settings, where they take effect, and its folder.
-
-    With several workers each has a run; the leader's alone is printed and written.
-    """
-
-    config: Config
-    execution: Execution
-    folder: RunFolder
-    started: float
-    strategy: distribution.Strategy | None = None
-    tracking: Tracking | None = None
-
-    @property
-    def leads(self) -> bool:
-        """Whether this process prints, reads and writes."""
-        return distribution.is_leader(self.strategy)
-
-    def finish(self, **metrics: Any) -> dict[str, Any]:
-        """Writes and returns the results: the task's metrics and what every task reports."""
-        versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-        skipped = self.folder.last_numbers().get("skipped_steps")
-        results = {
-            "task": self.config.task,
-            "config": self.config.to_dict(),
-            "versions": {"simclr_tf": simclr_tf.__version__, **versions},
-            "device": self.execution.device,
-            "replicas": distribution.count_replicas(self.strategy),
-            "precision": self.execution.precision,
-            "seconds": round(time.monotonic() - self.started, 2),
-            **self._time_of_checkpoints(),
-            **({} if skipped is None else {"skipped_steps": int(skipped)}),
-            **metrics,
-        }
-        self.folder.write_results(results)
-        if self.tracking is not None:
-            self.tracking.report(results)
-        if skipped:
-            print(f"{spell_number(int(skipped), 'step')} skipped (float16 overflow)")
-        print(f"results in {self.folder.path / 'results.json'}", flush=True)
-        return results
-
-    def _time_of_checkpoints(self) -> dict[str, float | None]:
-        if self.config.task in WITHOUT_CHECKPOINTS:
-            return {}
-        seconds = self.folder.checkpoints.seconds
-        # A finished run that is resumed saves none.
-        taken = round(seconds, 2) if seconds else self.folder.known("checkpoint_seconds")
-        return {"checkpoint_seconds": taken}
+from simclr_tf.workflow.disk import naming_the_way_on
+from simclr_tf.workflow.resume import check_resumed, decide_precision
+from simclr_tf.workflow.run import Run
 
 
 @contextlib.contextmanager
@@ -119,7 +59,7 @@ def start_run(
     started = time.monotonic()
     limit_pixels(config.max_pixels)
     config = _where_it_was_moved(_with_own_folder(config))
-    config = resuming.decide_precision(config)
+    config = decide_precision(config)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and config.task not in WITHOUT_CHECKPOINTS:  # it trains: the host makes views alone
         one_thread_an_operation()
@@ -176,7 +116,7 @@ def _open_folder(config: Config) -> Iterator[RunFolder]:
             can_resume=config.task not in WITHOUT_CHECKPOINTS,
         )
         if config.resume:
-            resuming.check_resumed(config, folder, _decided(config))
+            check_resumed(config, folder, _decided(config))
         yield folder
 
 
@@ -299,14 +239,3 @@ def _check_rows(config: Config, rows: int, replicas: int) -> None:
             f"replicas has, got {microbatch}. Pass --microbatch_size={math.gcd(rows, microbatch)}, "
             "or 0 for all of them at once."
         )
-
-
-def peak_memory_bytes() -> int:
-    """Returns the largest resident size the process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
-
-
-def rounded(value: float, digits: int = 4) -> float | None:
-    """Returns a number as it is reported; None, which JSON can hold, for nan."""
-    return None if math.isnan(value) else round(float(value), digits)

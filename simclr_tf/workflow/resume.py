@@ -6,21 +6,19 @@ import contextlib
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from simclr_tf.config.settings import Config
 from simclr_tf.errors import UserError
 from simclr_tf.runs.checkpoints import Variables, read_arrays, restore, step_of
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.runs.format import OLDER
-from simclr_tf.tasks.disk import check_room
-from simclr_tf.tasks.encoders import normalization
-from simclr_tf.tasks.same_images import check_same_images
 from simclr_tf.training import distribution
 from simclr_tf.training.execution import choose_precision
-
-if TYPE_CHECKING:  # for annotations alone
-    from simclr_tf.tasks import assembly, fitting
+from simclr_tf.workflow.disk import check_room
+from simclr_tf.workflow.fingerprint import check_same_images
+from simclr_tf.workflow.pixel_normalization import normalization
+from simclr_tf.workflow.plan import Plan
+from simclr_tf.workflow.run import Run
 
 # A resumed run may change these without becoming another run.
 FREE_ON_RESUME = (
@@ -44,10 +42,10 @@ FREE_ON_RESUME = (
 
 
 def begin_or_resume(
-    run: assembly.Run,
+    run: Run,
     variables: Variables,
     *,
-    plan: fitting.Plan | None = None,
+    plan: Plan | None = None,
     first_row: Callable[[], dict[str, float]] = dict,
 ) -> int:
     """Returns the step to go on from, with every variable restored where a run is resumed.
@@ -71,9 +69,9 @@ def begin_or_resume(
 
 
 def _begin_or_resume(
-    run: assembly.Run,
+    run: Run,
     variables: Variables,
-    plan: fitting.Plan | None,
+    plan: Plan | None,
     first_row: Callable[[], dict[str, float]],
 ) -> int:
     config, folder = run.config, run.folder
@@ -98,7 +96,7 @@ def _begin_or_resume(
 def _begin(
     config: Config,
     folder: RunFolder,
-    plan: fitting.Plan | None,
+    plan: Plan | None,
     first_row: Callable[[], dict[str, float]],
 ) -> None:
     """Replaces what lay in the folder, and writes what is known before the first step."""
@@ -112,7 +110,7 @@ def _begin(
         folder.add_row({"epoch": 0, "step": 0, **row})
 
 
-def _resume(folder: RunFolder, variables: Variables, plan: fitting.Plan | None) -> int:
+def _resume(folder: RunFolder, variables: Variables, plan: Plan | None) -> int:
     """Restores the newest checkpoint that is whole; what was written after it is dropped."""
     newest = folder.checkpoints.newest_good()
     if newest is None:  # `RunFolder.begin` has seen one
@@ -169,7 +167,7 @@ def _precision_of(folder: RunFolder) -> str:
     return "mixed_float16" if scaled else precision
 
 
-def name_initial_weights(run: assembly.Run, checkpoint: pathlib.Path | None) -> str:
+def name_initial_weights(run: Run, checkpoint: pathlib.Path | None) -> str:
     """Returns where a run's first weights are from, as results.json and model.json name it.
 
     Args:

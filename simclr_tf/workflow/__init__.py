@@ -1,0 +1,1 @@
+"""What all tasks do alike: a run of any task, from its settings to its results."""
