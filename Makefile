@@ -1,5 +1,5 @@
 # Needs python3 (3.10 or newer, with venv) and make; everything else goes into .venv
-# and, for tests/test_addons.py alone, .venv-addons.
+# and, for tests/augment/test_addons.py alone, .venv-addons.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
@@ -11,9 +11,11 @@ INTEROP_STAMP := $(INTEROP)/installed
 WHEEL := .venv-wheel
 MATRIX := .venv-matrix
 # Small, and touches most packages that requirements.txt has a floor for.
-MATRIX_TESTS := $(addprefix tests/test_,losses.py models.py decode.py neighbours.py plots.py optimizers.py gpu_kernels.py \
-	export.py::test_safetensors_hold_encoder_and_head_in_torchs_names export.py::test_tflite_computes_the_same \
-	tasks.py::test_nothing_but_the_task_is_needed tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
+MATRIX_TESTS := tests/losses tests/test_optimizers.py $(addprefix tests/,models/test_models.py data/test_images.py \
+	evaluation/test_neighbours.py plots/test_plots.py training/test_gpu_kernels.py) \
+	$(addprefix tests/tasks/test_,export.py::test_safetensors_hold_encoder_and_head_in_torchs_names \
+	export.py::test_tflite_computes_the_same tasks.py::test_nothing_but_the_task_is_needed \
+	tasks.py::test_a_resumed_run_equals_one_that_was_not_stopped)
 ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 10), (3, 11)])
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
@@ -39,7 +41,7 @@ $(STAMP): requirements.txt requirements-dev.txt
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	@touch $(STAMP)
 
-addons: $(ADDONS_STAMP) ## Make .venv-addons, which tests/test_addons.py compares with
+addons: $(ADDONS_STAMP) ## Make .venv-addons, which tests/augment/test_addons.py compares with
 
 # Never an error: where it cannot be made, this says why, and the test is skipped.
 $(ADDONS_STAMP): requirements-addons.txt
@@ -48,19 +50,19 @@ $(ADDONS_STAMP): requirements-addons.txt
 		python=; \
 	done; \
 	if [ -z "$$python" ]; then \
-		echo "No $(ADDONS), tests/test_addons.py is skipped: expected Python 3.10 or 3.11 with venv as" \
+		echo "No $(ADDONS), tests/augment/test_addons.py is skipped: expected Python 3.10 or 3.11 with venv as" \
 			"python3.11, python3.10 or $(PYTHON). Install one."; \
 	elif $$python -m venv --clear $(ADDONS) && \
 		$(ADDONS)/bin/python -m pip install --quiet --disable-pip-version-check -r $<; then \
 		touch $@; \
 	else \
 		rm -rf $(ADDONS); \
-		echo "No $(ADDONS), tests/test_addons.py is skipped: $$python could not install $< (see above)."; \
+		echo "No $(ADDONS), tests/augment/test_addons.py is skipped: $$python could not install $< (see above)."; \
 	fi
 
 interop: $(STAMP) $(INTEROP_STAMP) ## Compare weights in and out with torchvision and timm, in .venv-interop
 	@$(INTEROP)/bin/python -m pip list 2>/dev/null | grep -E '^(torch|torchvision|timm|safetensors|numpy) '
-	$(BIN)/python -m pytest -rp -m torch tests/test_interop.py tests/test_export.py
+	$(BIN)/python -m pytest -rp -m torch tests/interop/test_interop.py tests/tasks/test_export.py
 
 $(INTEROP_STAMP): requirements-interop.txt
 	$(PYTHON) -m venv --clear $(INTEROP)
@@ -97,7 +99,7 @@ demo: $(STAMP) ## Pre-train, classify, segment, predict and compare on the built
 	$(RUN) --task=segmentation --pretrain_save_path=$(DEMO)/pretrain \
 		--finetune_save_path=$(DEMO)/segmentation --overwrite
 	$(RUN) --task=predict --finetune_save_path=$(DEMO)/segmentation --overwrite
-	$(BIN)/python benchmarks/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
+	$(BIN)/python tools/compare_runs.py $(DEMO)/pretrain $(DEMO)/frozen_random $(DEMO)/frozen \
 		$(DEMO)/finetuned $(DEMO)/segmentation
 
 # Never with --quiet: warnings would not be counted, and --strict pass. The variable silences the
@@ -114,7 +116,7 @@ test-fast: $(STAMP) ## Run the tests that take seconds
 # In one process, as a GPU's memory is not shared well. Without a GPU an error: who asks for these
 # tests must not be told that all is well when none has run.
 test-gpu: $(STAMP) ## Run the tests that need a GPU; an error where TensorFlow sees none
-	$(BIN)/python -m pytest -m gpu -p no:xdist tests/test_gpu.py
+	$(BIN)/python -m pytest -m gpu -p no:xdist tests/training/test_gpu.py
 
 lint: $(STAMP) types ## Check style, format and types
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ TESTS = pathlib.Path(__file__).parent
 PROCESSES = 4  # at most; as many as there are cores
 FILES = 4  # a process
 # Take long: these go first, so that at the end no process is left to itself.
-ALONE = ("distribution", "simclr", "tasks", "benchmark_gpu", "segmentation", "stand_in_gpu", "fit")
+ALONE = ("distribution", "model", "tasks", "benchmark_gpu", "segmentation", "stand_in_gpu", "fit")
 LEFT_OUT = ("gpu",)  # make test-gpu
 GIGABYTE = 1e9
 LOOK_EVERY = 3  # seconds; a look at the memory of all processes takes some 0.05 s
@@ -93,7 +93,7 @@ def run_all(scratch: pathlib.Path, options: list[str]) -> tuple[list[int], float
 
 def groups() -> Iterator[list[pathlib.Path]]:
     """The files of tests, those of one process at a time."""
-    files = {path.stem.removeprefix("test_"): path for path in sorted(TESTS.glob("test_*.py"))}
+    files = {path.stem.removeprefix("test_"): path for path in sorted(TESTS.rglob("test_*.py"))}
     for name in LEFT_OUT:
         del files[name]
     yield from ([files.pop(name)] for name in ALONE)

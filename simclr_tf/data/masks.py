@@ -231,7 +231,7 @@ def spell_pixels(chosen: np.ndarray) -> str:
 
 
 def resize_mask_to_fill(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """`decode.resize_to_fill` for masks: the same window, each pixel that under its centre.
+    """`images.resize_to_fill` for masks: the same window, each pixel that under its centre.
 
     Args:
         mask: uint8 [H, W].
@@ -249,11 +249,11 @@ def resize_mask_to_fill(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def crop_masks(mask: np.ndarray, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cuts V windows out of a mask: equal to `augment.geometry.crop_nearest`.
+    """Cuts V windows out of a mask: equal to `augment.crop.crop_nearest`.
 
     Args:
         mask: uint8 [H, W].
-        windows: float32 [V, 5], as for `decode.read_windows`.
+        windows: float32 [V, 5], as for `images.read_windows`.
         size: (h, w) of the results in pixels.
 
     Returns:

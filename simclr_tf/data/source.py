@@ -96,7 +96,7 @@ class Source:
         return read_image(self.paths[index]) if self.images is None else self.images[index]
 
     def read_windows(self, index: int, windows: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-        """Returns windows of one image file, resized: see `decode.read_windows`."""
+        """Returns windows of one image file, resized: see `images.read_windows`."""
         return read_windows(self.paths[index], windows, size)
 
     def read_mask(self, index: int) -> np.ndarray:

@@ -31,7 +31,7 @@ interpreter.invoke()
 outputs = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])""",
 }
 
-# As the library reads files: `data.decode.read_windows` of the window that evaluation sees.
+# As the library reads files: `data.images.read_windows` of the window that evaluation sees.
 _READ = """\
 import numpy as np
 from PIL import Image, ImageOps

@@ -172,7 +172,7 @@ def name_initial_weights(run: Run, checkpoint: pathlib.Path | None) -> str:
 
     Args:
         run: The run.
-        checkpoint: What `encoders.initial_weights` returned.
+        checkpoint: What `weights.initial_weights` returned.
     """
     if run.config.resume:
         return str(run.folder.facts().get("initial_weights", "not known"))

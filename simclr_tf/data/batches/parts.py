@@ -39,7 +39,7 @@ class Draws:
     Of images in memory, views that take as much to make come into the same parts. Of files, and
     where a batch is not cut, all views of an image come one after the other: a file is decoded once
     for all of them. With a shard, the groups are of the batch of one replica, then of the next
-    one's. The last group of a batch is filled up with its first images, which `pipeline` cuts off.
+    one's. The last group of a batch is filled up with its first images, which `train` cuts off.
     """
 
     def __init__(

@@ -357,7 +357,7 @@ COUNTED_RUN = """
 import sys
 import keras
 from test_fit import batches, EPOCH
-from test_simclr import CountingNTXent
+from test_model import CountingNTXent
 from tiny import tiny_simclr
 from simclr_tf.training.fit import fit_steps
 
@@ -383,11 +383,12 @@ for first, last in ((0, 20), (20, 24)):
 @pytest.mark.parametrize(("microbatch_size", "at_a_time"), [(0, 1), (4, 3)])
 def test_nothing_is_traced_or_compiled_after_the_first_epoch(microbatch_size, at_a_time):
     here = pathlib.Path(__file__).parent
+    tests = here.parent
     # Compilations are counted where TensorFlow logs them; Python has no counter of them.
     environment = os.environ | {
         "TF_CPP_VMODULE": "device_compiler=1",
         "TF_CPP_MIN_LOG_LEVEL": "0",
-        "PYTHONPATH": f"{here}{os.pathsep}{here.parent}",
+        "PYTHONPATH": os.pathsep.join(map(str, (here, tests, tests.parent))),
         "TF_XLA_FLAGS": "",  # what another process has compiled would not be compiled again
     }
     command = [sys.executable, "-c", COUNTED_RUN, str(microbatch_size), str(at_a_time)]

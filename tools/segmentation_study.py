@@ -1,6 +1,6 @@
 """Segmentation from several first weights, frozen and not, at shares of the labelled images.
 
-    python benchmarks/segmentation_study.py --train=train.txt --val=val.txt --out=OUT \\
+    python tools/segmentation_study.py --train=train.txt --val=val.txt --out=OUT \\
         --encoders random=none camvid=logs/pretrain_camvid cifar=logs/pretrain_cifar \\
         --json=study.json -- --ignore_label=11 --stem=imagenet --width_multiplier=0.5
 

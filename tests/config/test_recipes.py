@@ -24,7 +24,7 @@ from simclr_tf.tasks.evaluate.held_back import note_on_test
 from simclr_tf.workflow import encoder, weights
 from simclr_tf.workflow.weights import adopt_run, pretrained_source
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 IMAGES = 8  # in each split
 # All that is changed of a recipe, beside its network: one convolution is left, not compiled.

@@ -18,7 +18,7 @@ from simclr_tf.training import distribution
 from simclr_tf.workflow.plan import fit_batch, plan_steps
 from simclr_tf.workflow.run import Run
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def source_of(count: int) -> Source:

@@ -13,14 +13,14 @@ import yaml
 from simclr_tf.cli import parse
 from simclr_tf.config.settings import Config
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 
 
 @pytest.fixture
 def study(monkeypatch):
     """The script; `started` lists what it starts, of which the settings are read and no more."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
     script = importlib.import_module("study")
     started: list[Config] = []
 

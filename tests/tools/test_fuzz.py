@@ -1,6 +1,6 @@
 """Broken files of every kind are read as what they hold, or refused by name: a part of the fuzzing.
 
-`python benchmarks/fuzz.py` is the long form. What it has found stands below, a case each.
+`python tools/fuzz.py` is the long form. What it has found stands below, a case each.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from simclr_tf.workflow import weights
 from simclr_tf.workflow.encoder import load_encoder_weights
 from simclr_tf.workflow.weights import adopt_encoder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CASES = 40  # of each kind
 IS_LINUX = sys.platform == "linux"
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path += [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 fuzzing = importlib.import_module("fuzzing")
 
 
@@ -59,7 +59,7 @@ def test_the_fuzzing_notices_defects(tmp_path):
     file = tmp_path / "fuzz.json"
     done = subprocess.run(
         [
-            *(sys.executable, ROOT / "benchmarks/fuzz.py", "--kinds", *fuzzing.DEFECTS),
+            *(sys.executable, ROOT / "tools/fuzz.py", "--kinds", *fuzzing.DEFECTS),
             *(f"--cases={len(fuzzing.DEFECTS)}", "--seconds=1", f"--json={file}"),
             f"--keep={tmp_path / 'kept'}",
         ],

@@ -21,7 +21,7 @@ from simclr_tf import metrics
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation import heads, knn, logistic, preparation, probes
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 CHOOSERS = (knn.choose_knn, logistic.choose_penalty, probes.choose_head)
 
 

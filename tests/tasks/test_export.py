@@ -32,7 +32,7 @@ from simclr_tf.tasks import export
 from simclr_tf.workflow.encoder import build_encoder
 from simclr_tf.workflow.weights import adopt_encoder, pretrained_source
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SIZE = (24, 32)
 SIX = "0.5 0.4 0.3 0.2 0.3 0.25"
 NAMES = ("ant", "bee", "cow")

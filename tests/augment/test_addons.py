@@ -18,7 +18,7 @@ from simclr_tf.augment.blur import BLUR_RADIUS
 from simclr_tf.augment.cut_out import CUTOUT_VALUE, Squares
 
 HERE = pathlib.Path(__file__).parent
-ENVIRONMENT = HERE.parent / ".venv-addons"
+ENVIRONMENT = HERE.parents[1] / ".venv-addons"
 
 pytestmark = pytest.mark.skipif(
     not (ENVIRONMENT / "installed").exists(),

@@ -17,7 +17,7 @@ from tiny import shallow_encoders
 
 from simclr_tf.augment.recipe import Recipe
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 RIVALS = [
     "ours_float32",
     "ours_default_threads",

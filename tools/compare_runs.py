@@ -1,6 +1,6 @@
 """Puts finished runs side by side: what was learnt, against a random encoder and raw pixels.
 
-python benchmarks/compare_runs.py logs/demo/pretrain logs/demo/frozen logs/demo/segmentation
+python tools/compare_runs.py logs/demo/pretrain logs/demo/frozen logs/demo/segmentation
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ from simclr_tf.workflow.start import _check_rows, _make_strategy, _misfit
 
 pytestmark = pytest.mark.usefixtures("shallow")
 
-TESTS = pathlib.Path(__file__).parent
+TESTS = pathlib.Path(__file__).parents[1]
 # A rate and a temperature at which rounding stays rounding over a few steps.
 TINY = [
     "--task=pretrain",

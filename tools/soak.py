@@ -1,6 +1,6 @@
 """Kills runs at bad moments and continues them: they must end as one that was left alone.
 
-    python benchmarks/soak.py --kills=20 --seed=0 --json=soak.json
+    python tools/soak.py --kills=20 --seed=0 --json=soak.json
 
 Each variant trains a tiny encoder on drawn shapes, once undisturbed, then killed over and over: by
 SIGKILL mostly, by SIGTERM, by SIGINT (Ctrl-C) and by SIGINT twice; at random moments of the run's

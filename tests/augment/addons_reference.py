@@ -1,6 +1,6 @@
 """Rotation, cutout and blur of tensorflow-addons, run by the interpreter of its own environment.
 
-    .venv-addons/bin/python tests/addons_reference.py INPUTS.npz OUTPUTS.npz
+    .venv-addons/bin/python tests/augment/addons_reference.py INPUTS.npz OUTPUTS.npz
 
 tensorflow-addons cannot be imported beside the TensorFlow that the library needs, so
 test_addons.py starts this once and compares. It imports nothing of the library.

@@ -1,6 +1,6 @@
 """Pre-trains the variants of a study, evaluates each, and puts them side by side.
 
-    python benchmarks/study.py configs/studies/strength.yaml --out=OUT --json=study.json \\
+    python tools/study.py configs/studies/strength.yaml --out=OUT --json=study.json \\
         -- --dataset=folder:PATH
 
 A study is a YAML file: `config` names the settings that all variants start from (a file beside the

@@ -5,8 +5,8 @@ All else is a defect: another exception, a message that names no file, values th
 the file, a crash, a hang, memory beyond the bound. Cases are functions of seed and number; they are
 read in a process of their own, many in each, whose address space is bounded.
 
-    python benchmarks/fuzz.py --cases=1000 --seed=0 --json=fuzz.json
-    python benchmarks/fuzz.py --kinds image --only 17 --keep=logs/fuzz
+    python tools/fuzz.py --cases=1000 --seed=0 --json=fuzz.json
+    python tools/fuzz.py --kinds image --only 17 --keep=logs/fuzz
 """
 
 from __future__ import annotations
