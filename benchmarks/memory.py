@@ -44,7 +44,7 @@ import main as program
 from simclr_tf.data.sets.shapes import make_shapes
 from simclr_tf.models.resnet import DEPTHS
 from simclr_tf.training.callbacks import Progress
-from simclr_tf.workflow import training
+from simclr_tf.workflow import loop
 
 EPOCH, BATCH_SIZE, SIDE, TESTS = 50, 8, 16, 64
 TASKS = ("pretrain", "segmentation")
@@ -190,7 +190,7 @@ def take_memory(kind: str, words: list[str]) -> None:
             super().on_train_batch_end(batch, logs)
             seen.append(holdings()["megabytes"])
 
-    training.Progress = Last
+    loop.Progress = Last
     code = program.main(words)
     if code:
         raise SystemExit(code)
@@ -255,7 +255,7 @@ def main() -> None:
         return
     start = time.monotonic()
     DEPTHS[18] = ((1, 1, 1, 1), False)  # as small as the names of the stages allow
-    training.Progress = Gauge
+    loop.Progress = Gauge
     with tempfile.TemporaryDirectory() as name:
         code = program.main(command(arguments.task, Path(name), arguments.steps))
     if code:

@@ -108,7 +108,7 @@ def pretrain(
     import main as program
     from simclr_tf.models.resnet import DEPTHS
     from simclr_tf.training.callbacks import Progress
-    from simclr_tf.workflow import training
+    from simclr_tf.workflow import loop
 
     memory: list[Memory] = []  # made within the run: it decides how TensorFlow starts
     ends: list[float] = []
@@ -134,7 +134,7 @@ def pretrain(
 
     if quick:
         DEPTHS[18] = ((1, 1, 1, 1), False)
-    training.Progress = Clock
+    loop.Progress = Clock
     code = program.main(
         ["--task=pretrain", "--strategy=none", *words, f"--pretrain_save_path={run}"]
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -24,141 +26,166 @@ from simclr_tf.training.callbacks import AccuracyMonitor
 from simclr_tf.training.distribution import scope_of
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.curves import draw_curves
-from simclr_tf.workflow.encoder import prepare_encoder, with_stem
-from simclr_tf.workflow.plan import fit_batch, judged_epochs, plan_steps, steps_per_execution
-from simclr_tf.workflow.refusals import Begun, Refusals, told_together
-from simclr_tf.workflow.resume import begin_or_resume, name_initial_weights
-from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
-from simclr_tf.workflow.start import start_run
-from simclr_tf.workflow.training import ShardBatches, batches_by_step, build_optimizer, train_model
-from simclr_tf.workflow.weights import adopt_encoder, adopt_sizes, initial_weights
+from simclr_tf.workflow.encoder import prepare_encoder
+from simclr_tf.workflow.network import Network, ShardBatches, batches_by_step
+from simclr_tf.workflow.optimizer import build_optimizer
+from simclr_tf.workflow.plan import Plan, judged_epochs, steps_per_execution
+from simclr_tf.workflow.run import Run, rounded
+from simclr_tf.workflow.training import Parts, Subject, Trainer, run_training
+from simclr_tf.workflow.weights import adopt_encoder, adopt_sizes
 
 EVALUATION_BATCH_SIZE = 256
 CURVES = {"loss": "Cross-entropy", "accuracy": "Accuracy"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """What is trained: a model on batches, and what judges it.
-
-    With a frozen encoder and no augmentation the model is the head alone and its inputs are
-    features, computed once; otherwise it is the classifier and its inputs are images.
-    """
-
-    model: keras.Model
-    batches: ShardBatches
-    monitor: AccuracyMonitor
-
-
-def run(config: Config, splits: data.Splits | None = None) -> dict[str, Any]:
+def run(config: Config) -> dict[str, Any]:
     """Trains a classifier and returns what results.json holds.
 
     Writes the run folder `config.finetune_save_path`. The accuracy reported is that of the last
     step, on images that chose nothing.
-
-    Args:
-        config: The settings.
-        splits: The data, where they are loaded already.
     """
-    with (
-        told_together(config, lambda config: [] if splits else _look_ahead(config)) as begun,
-        start_run(config, strategies=_strategies) as run,
-    ):
-        return _classify(run, splits, begun)
+    return run_training(config, Classification())
 
 
-def _look_ahead(config: Config) -> list[UserError]:
-    """Returns what keeps a run with these settings from its first step."""
-    refusals = Refusals()
-    refusals.of_images(
-        refusals.of_weights(config),
-        lambda config: datasets.load_splits(config, need_labels=True, look=False),
-        lambda config, splits: datasets.train_and_test(config, splits)[0],
-        need_labels=True,
-    )
-    return refusals
+class Classification(Trainer):
+    """A classifier, trained with labels.
+
+    With a frozen encoder and no augmentation the head alone is trained, on features that are
+    computed once; otherwise encoder and head are, on images.
+    """
+
+    need_labels = True
+    monitor: AccuracyMonitor
+    head: keras.Sequential
+
+    def strategies(self, config: Config) -> tuple[str, ...]:
+        if config.precision != "mixed_float16":
+            return ("mirrored",)
+        if config.strategy == "mirrored":
+            raise UserError(
+                "Expected --precision=float32 or mixed_bfloat16 for a classifier on several "
+                "devices, got mixed_float16: Keras' loss scaling looks at one of them alone. Or "
+                "pass --strategy=none."
+            )
+        return ()
+
+    def adopt(self, config: Config, checkpoint: pathlib.Path) -> Config:
+        return adopt_sizes(adopt_encoder(config, checkpoint), checkpoint)
+
+    def load(self, config: Config, *, look: bool = True) -> data.Splits:
+        return datasets.load_splits(config, need_labels=True, look=look)
+
+    def share_out(self, config: Config, splits: data.Splits) -> Parts:
+        train, test = datasets.train_and_test(config, splits)
+        return Parts(train, test=test)
+
+    def settle(self, config: Config, checkpoint: pathlib.Path | None, train: data.Source) -> Config:
+        if config.freeze and not config.augments_by_name():
+            # Written down, so that --config with this run's settings asks for the same.
+            return config.replace(**dict.fromkeys(OPERATIONS, False))
+        return config
+
+    def build(self, run: Run, subject: Subject, plan: Plan) -> Network:
+        config, train = run.config, subject.parts.train
+        num_classes = config.num_classes or train.num_classes
+        with scope_of(run.strategy):
+            encoder = prepare_encoder(config, subject.checkpoint)
+            self.head = classifier_head(
+                encoder.output_shape[-1],
+                num_classes,
+                nonlinear=config.include_nonlinearity,
+                normalize=config.freeze,
+            )
+            classifier = keras.Sequential([encoder, self.head], name="classifier")
+        model, batches = classifier, self._batches(run, subject, encoder)
+        if config.freeze and not config.augments_by_name():
+            model = self.head
+        with scope_of(run.strategy):
+            model.compile(
+                build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+                keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+                metrics=["accuracy"],
+                jit_compile=run.execution.xla,
+                steps_per_execution=steps_per_execution(run, plan),
+            )
+        if run.strategy is None:
+            # Under a strategy Keras makes the metrics before the first step, here only within it:
+            # too late for a run that is taken up within an epoch and goes on with its means.
+            model.compute_metrics(None, tf.zeros([1], tf.int32), tf.zeros([1, num_classes]))
+            model.reset_metrics()
+        return Network(
+            model,
+            {
+                **named_variables("encoder", encoder.variables),
+                **named_variables("classifier", self.head.variables),
+                **numbered_variables("optimizer", model.optimizer.variables),
+            },
+            batches,
+            [self.monitor, AccuracyLine()],
+            facts={"class_names": class_names(train, num_classes)},
+        )
+
+    def _batches(self, run: Run, subject: Subject, encoder: keras.Model) -> ShardBatches:
+        """Returns what the model is trained on, and has the monitor judge it on the like."""
+        config, size = run.config, subject.size
+        train, test = subject.parts.train, subject.parts.judged
+
+        def plain(source: data.Source) -> tf.data.Dataset:
+            return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
+
+        if config.freeze:
+            features = embed(encoder, plain(train))  # [M, F]
+            set_scale(self.head, *mean_and_deviation(features))
+        if config.freeze and not config.augments_by_name():
+            tests = tf.data.Dataset.from_tensor_slices(embed(encoder, plain(test)))
+            inputs = tests.batch(EVALUATION_BATCH_SIZE)
+            batches = feature_batches(
+                features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
+            )
+        else:
+            inputs = plain(test)
+            batches = batches_by_step(
+                labelled_batches, train, config, size=size, dtype=run.execution.views
+            )
+        epochs = judged_epochs(config)
+        self.monitor = AccuracyMonitor(inputs, np.asarray(test.labels), epochs=epochs)
+        return batches
+
+    @contextlib.contextmanager
+    def around_training(self, run: Run, subject: Subject, step: int) -> Iterator[None]:
+        if run.config.freeze:
+            take_up_scale(self.head)  # that of the run that is gone on with
+        yield
+
+    def report(self, run: Run, subject: Subject, plan: Plan, network: Network) -> dict[str, Any]:
+        names, train = network.facts["class_names"], subject.parts.train
+        logits, truth = self.monitor.logits(network.model), self.monitor.labels
+        matrix = metrics.confusion_matrix(truth, logits.argmax(axis=1), logits.shape[1])
+        plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
+        draw_curves(run.folder, CURVES, judged="test")
+        accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)
+        top5 = metrics.top_k_accuracy(logits, truth, 5) if len(matrix) > 5 else None
+        print(
+            f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {spell_number(len(truth), 'image')}",
+            flush=True,
+        )
+        trained = network.model.trainable_variables
+        return {
+            "accuracy": rounded(accuracy),
+            "f1_macro": rounded(f1),
+            "top5": None if top5 is None else rounded(top5),
+            "confusion_matrix": matrix.tolist(),
+            "class_names": list(names),
+            "num_train": len(train),
+            "num_test": len(truth),
+            "trainable_parameters": sum(int(np.prod(v.shape)) for v in trained),
+        }
 
 
-def _classify(run: Run, splits: data.Splits | None, begun: Begun) -> dict[str, Any]:
-    config = run.config
-    checkpoint = initial_weights(config, run.folder.checkpoints)
-    if checkpoint is not None:
-        config = adopt_encoder(config, checkpoint)
-        config = adopt_sizes(config, checkpoint)
-    splits = splits or datasets.load_splits(config, need_labels=True)
-    train, test = datasets.train_and_test(config, splits)
-    size = datasets.view_size(config, train)
-    config = with_stem(config, size)
-    if config.freeze and not config.augments_by_name():
-        # Written down, so that --config with this run's settings asks for the same.
-        config = config.replace(**dict.fromkeys(OPERATIONS, False))
-    config = fit_batch(run, config, train)
-    run = dataclasses.replace(run, config=config)
-    datasets.describe_data(train, test)
-    num_classes = config.num_classes or train.num_classes
+def class_names(train: data.Source, num_classes: int) -> tuple[str, ...]:
+    """Returns the names of the classes; those that have none go by their numbers."""
     names = train.class_names
-    names += tuple(map(str, range(len(names), num_classes)))
-    with scope_of(run.strategy):
-        encoder = prepare_encoder(config, checkpoint)
-        head = classifier_head(
-            encoder.output_shape[-1],
-            num_classes,
-            nonlinear=config.include_nonlinearity,
-            normalize=config.freeze,
-        )
-        classifier = keras.Sequential([encoder, head], name="classifier")
-    plan = plan_steps(config, train)
-    views_dtype = run.execution.views
-    datasets.name_colour_limits(config)
-    problem = _state_problem(config, encoder, head, classifier, train, test, size, views_dtype)
-    model = problem.model
-    with scope_of(run.strategy):
-        model.compile(
-            build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
-            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
-            jit_compile=run.execution.xla,
-            steps_per_execution=steps_per_execution(run, plan),
-        )
-    if run.strategy is None:
-        # Under a strategy Keras makes the metrics before the first step, here only within it: too
-        # late for a run that is taken up within an epoch and goes on with its means.
-        model.compute_metrics(None, tf.zeros([1], tf.int32), tf.zeros([1, num_classes]))
-        model.reset_metrics()
-    variables = {
-        **named_variables("encoder", encoder.variables),
-        **named_variables("classifier", head.variables),
-        **numbered_variables("optimizer", model.optimizer.variables),
-    }
-    begun()
-    step = begin_or_resume(run, variables, plan=plan)
-    if config.freeze:
-        take_up_scale(head)  # that of the run that is gone on with
-    origin = name_initial_weights(run, checkpoint)
-    run.folder.write_model(class_names=names, view_size=size, initial_weights=origin)
-    rate = train_model(
-        run,
-        model,
-        problem.batches,
-        plan=plan,
-        first_step=step,
-        variables=variables,
-        callbacks=[problem.monitor, AccuracyLine()],
-    )
-    return _report(run, problem, names, train, test, rate, origin)
-
-
-def _strategies(config: Config) -> tuple[str, ...]:
-    """Returns what a classifier can run under; raises UserError for float16 on several devices."""
-    if config.precision != "mixed_float16":
-        return ("mirrored",)
-    if config.strategy == "mirrored":
-        raise UserError(
-            "Expected --precision=float32 or mixed_bfloat16 for a classifier on several devices, "
-            "got mixed_float16: Keras' loss scaling looks at one of them alone. Or pass "
-            "--strategy=none."
-        )
-    return ()
+    return names + tuple(map(str, range(len(names), num_classes)))
 
 
 class AccuracyLine(keras.callbacks.Callback):
@@ -172,69 +199,3 @@ class AccuracyLine(keras.callbacks.Callback):
                 f"test loss {logs['val_loss']:.3f}  test accuracy {logs['val_accuracy']:.3f}",
                 flush=True,
             )
-
-
-def _state_problem(
-    config: Config,
-    encoder: keras.Model,
-    head: keras.Sequential,
-    classifier: keras.Model,
-    train: data.Source,
-    test: data.Source,
-    size: tuple[int, int],
-    views_dtype: str,
-) -> Problem:
-    def plain(source: data.Source) -> tf.data.Dataset:
-        return plain_batches(source, batch_size=EVALUATION_BATCH_SIZE, size=size)
-
-    def monitor(inputs: tf.data.Dataset) -> AccuracyMonitor:
-        labels = np.asarray(test.labels)
-        return AccuracyMonitor(inputs, labels, epochs=judged_epochs(config))
-
-    if config.freeze:
-        features = embed(encoder, plain(train))
-        set_scale(head, *mean_and_deviation(features))
-    if config.freeze and not config.augments_by_name():
-        batches = feature_batches(
-            features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
-        )
-        tests = tf.data.Dataset.from_tensor_slices(embed(encoder, plain(test)))
-        return Problem(head, batches, monitor(tests.batch(EVALUATION_BATCH_SIZE)))
-
-    batches_of_images = batches_by_step(
-        labelled_batches, train, config, size=size, dtype=views_dtype
-    )
-    return Problem(classifier, batches_of_images, monitor(plain(test)))
-
-
-def _report(
-    run: Run,
-    problem: Problem,
-    names: tuple[str, ...],
-    train: data.Source,
-    test: data.Source,
-    images_per_second: float | None,
-    origin: str,
-) -> dict[str, Any]:
-    logits, truth = problem.monitor.logits(problem.model), problem.monitor.labels
-    matrix = metrics.confusion_matrix(truth, logits.argmax(axis=1), logits.shape[1])
-    plots.plot_confusion_matrix(matrix, names, run.folder.plots / "confusion_matrix.png")
-    draw_curves(run.folder, CURVES, judged="test")
-    accuracy, f1 = metrics.accuracy(matrix), metrics.f1_macro(matrix)
-    print(
-        f"accuracy {accuracy:.4f}, macro F1 {f1:.4f} on {spell_number(len(test), 'image')}",
-        flush=True,
-    )
-    return run.finish(
-        accuracy=rounded(accuracy),
-        f1_macro=rounded(f1),
-        top5=rounded(metrics.top_k_accuracy(logits, truth, 5)) if len(matrix) > 5 else None,
-        confusion_matrix=matrix.tolist(),
-        class_names=list(names),
-        num_train=len(train),
-        num_test=len(test),
-        trainable_parameters=sum(int(np.prod(v.shape)) for v in problem.model.trainable_variables),
-        initial_weights=origin,
-        images_per_second=images_per_second,
-        peak_memory_bytes=peak_memory_bytes(),
-    )

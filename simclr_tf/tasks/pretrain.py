@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -22,28 +22,20 @@ from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.models.heads import ProjectionHead
-from simclr_tf.runs.checkpoints import Variables, named_variables, numbered_variables
+from simclr_tf.runs.checkpoints import Checkpoints, named_variables, numbered_variables
 from simclr_tf.training.callbacks import HealthLine, KNNMonitor
 from simclr_tf.training.callbacks.tensorboard import show_picture
 from simclr_tf.training.distribution import count_replicas, distribute, scope_of
 from simclr_tf.training.execution import Execution
 from simclr_tf.training.model import SimCLR
 from simclr_tf.workflow import datasets
-from simclr_tf.workflow.encoder import load_encoder_weights, untrained_encoder, with_stem
-from simclr_tf.workflow.plan import (
-    Plan,
-    fit_batch,
-    judged_epochs,
-    name_left_out,
-    plan_steps,
-    steps_per_execution,
-)
-from simclr_tf.workflow.refusals import Begun, Refusals, told_together
-from simclr_tf.workflow.resume import begin_or_resume
-from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
-from simclr_tf.workflow.start import start_run
-from simclr_tf.workflow.training import ShardBatches, batches_by_step, build_optimizer, train_model
-from simclr_tf.workflow.weights import adopt_encoder, initial_weights
+from simclr_tf.workflow.encoder import load_encoder_weights, untrained_encoder
+from simclr_tf.workflow.network import Network, ShardBatches, batches_by_step
+from simclr_tf.workflow.optimizer import build_optimizer
+from simclr_tf.workflow.plan import Plan, judged_epochs, name_left_out, steps_per_execution
+from simclr_tf.workflow.run import Run, rounded
+from simclr_tf.workflow.training import Parts, Subject, Trainer, run_training
+from simclr_tf.workflow.weights import initial_weights
 
 PIXEL_SIDE = 32  # raw pixels, the baseline, are compared at this size at most
 KNN_LIMIT = 100_000  # images of either set in the kNN accuracy that is reported
@@ -55,98 +47,88 @@ def run(config: Config) -> dict[str, Any]:
 
     Writes the run folder `config.pretrain_save_path`; on interruption it can be resumed.
     """
-    with (
-        told_together(config, _look_ahead) as begun,
-        start_run(config, strategies=lambda _: ("mirrored", "multiworker")) as run,
-    ):
-        return _pretrain(run, begun)
+    return run_training(config, Pretraining())
 
 
-def _look_ahead(config: Config) -> list[UserError]:
-    """Returns what keeps a run with these settings from its first step."""
-    refusals = Refusals()
-    if config.init_weights != "auto":
-        refusals.of_weights(config)
-    refusals.of_images(
-        config,
-        lambda config: _load_splits(config, look=False),
-        lambda config, splits: _share_out(config, splits)[0],
-    )
-    return refusals
+class Pretraining(Trainer):
+    """An encoder that learns, without labels, to match two views of an image."""
 
+    services: Services
+    loss: NTXent
+    monitor: KNNMonitor
+    train: data.Source
+    views: Callable[..., tf.data.Dataset]  # of these images
 
-def _load_splits(config: Config, *, look: bool = True) -> data.Splits:
-    # Validation is contrastive: its images are held back later, whether there is a test set or not.
-    return datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True, look=look)
+    def strategies(self, config: Config) -> tuple[str, ...]:
+        return ("mirrored", "multiworker")
 
+    def first_weights(self, config: Config, own: Checkpoints) -> pathlib.Path | None:
+        # "auto" is for the tasks that follow: it would mean this very run's weights.
+        return None if config.init_weights == "auto" else initial_weights(config, own)
 
-def _pretrain(run: Run, begun: Begun) -> dict[str, Any]:
-    config = run.config
-    services = _reach_services(run)
-    checkpoint = _first_weights(run)
-    if checkpoint is not None:
-        config = adopt_encoder(config, checkpoint)
-    splits = _load_splits(config)
-    train, held_back = _share_out(config, splits)
-    size = datasets.view_size(config, train)
-    config = fit_batch(run, with_stem(config, size), train)
-    run = dataclasses.replace(run, config=config)
-    services.check(train)
-    datasets.describe_data(train, held_back, splits.test)
-    datasets.name_colour_limits(config)
-    plan = plan_steps(config, train)
+    def load(self, config: Config, *, look: bool = True) -> data.Splits:
+        # Validation is contrastive: its images are held back later, whether there is a test set
+        # or not.
+        return datasets.load_splits(config.replace(val_fraction=0.0), some_labels=True, look=look)
 
-    make_views = functools.partial(
-        two_views, recipe=config.recipe(), seed=config.seed, size=size, dtype=run.execution.views
-    )
-    if run.execution.augment_on_device:
-        check_held(train)
-    loss = NTXent(
-        config.temperature, similarity=config.similarity, compiles=run.execution.xla_parts
-    )
-    model = _compile_model(run, plan, loss, size, checkpoint)
-    variables = _all_variables(model)
-    monitor = _make_monitor(config, splits, size)
-    validation = _validation(run, held_back, make_views)
-    begun()
-    # From here on a run that lay in the folder is gone: what can be refused has been.
-    step = begin_or_resume(
-        run,
-        variables,
-        plan=plan,
-        first_row=lambda: _look_before_training(monitor, model.encoder),
-    )
-    run.folder.write_model(view_size=size)
-    of_train = functools.partial(make_views, train, batch_size=config.batch_size)
+    def share_out(self, config: Config, splits: data.Splits) -> Parts:
+        whole = splits.unlabelled if splits.unlabelled is not None else splits.train
+        if not config.val_fraction:
+            return Parts(whole, test=splits.test)
+        return Parts(*data.hold_back(whole, config.val_fraction, config.seed), splits.test)
 
-    def views(first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        return services.batches(functools.partial(of_train, shard=shard), train, first, last)
-
-    batches: ShardBatches = views
-    if run.execution.augment_on_device:
-        batches = batches_by_step(drawn_batches, train, config, size=size)
-    _plot_views(run, train, of_train(first_step=0, last_step=1))
-    if not step:  # a run that is resumed has shown them
-        show_picture(run.folder, run.folder.plots / "views.png")
-    with services.named_errors():
-        rate = train_model(
-            run,
-            model,
-            batches,
-            plan=plan,
-            first_step=step,
-            variables=variables,
-            callbacks=[
-                monitor,
-                HealthLine(loss=loss, batch_size=config.batch_size, monitor=monitor),
-            ],
-            **validation,
+    def build(self, run: Run, subject: Subject, plan: Plan) -> Network:
+        config, train, size = run.config, subject.parts.train, subject.size
+        self.train = train
+        self.services = _reach_services(run)
+        self.services.check(train)
+        make_views = functools.partial(
+            two_views,
+            recipe=config.recipe(),
+            seed=config.seed,
+            size=size,
+            dtype=run.execution.views,
         )
-    if not run.leads:  # what the leader does from here on must need no other worker
-        return {}
-    results = _results(run, plan, monitor, model, rate)
-    _plot_curves(run, loss, config.batch_size, results.get("knn_accuracy"))
-    return run.finish(**results)
+        self.views = functools.partial(make_views, train, batch_size=config.batch_size)
+        batches: ShardBatches = self._views_of_step
+        if run.execution.augment_on_device:
+            check_held(train)
+            batches = batches_by_step(drawn_batches, train, config, size=size)
+        self.loss = NTXent(
+            config.temperature, similarity=config.similarity, compiles=run.execution.xla_parts
+        )
+        model = _compile_model(run, plan, self.loss, subject)
+        self.monitor = _make_monitor(config, subject.splits, size)
+        health = HealthLine(loss=self.loss, batch_size=config.batch_size, monitor=self.monitor)
+        return Network(
+            model,
+            {
+                **named_variables("encoder", model.encoder.variables),
+                **named_variables("head", model.head.variables),
+                **numbered_variables("optimizer", model.optimizer.variables),
+            },
+            batches,
+            [self.monitor, health],
+            validation=_validation(run, subject.parts.validation, make_views),
+            first_row=lambda: _look_before_training(self.monitor, model.encoder),
+        )
+
+    def _views_of_step(self, first: int, last: int, shard: Shard) -> tf.data.Dataset:
+        make = functools.partial(self.views, shard=shard)
+        return self.services.batches(make, self.train, first, last)
+
+    @contextlib.contextmanager
+    def around_training(self, run: Run, subject: Subject, step: int) -> Iterator[None]:
+        _plot_views(run, subject.parts.train, self.views(first_step=0, last_step=1))
+        if not step:  # a run that is resumed has shown them
+            show_picture(run.folder, run.folder.plots / "views.png")
+        with self.services.named_errors():
+            yield
+
+    def report(self, run: Run, subject: Subject, plan: Plan, network: Network) -> dict[str, Any]:
+        results = _results(run, plan, self.monitor, network.model)
+        _plot_curves(run, self.loss, run.config.batch_size, results.get("knn_accuracy"))
+        return results
 
 
 def _reach_services(run: Run) -> Services:
@@ -158,14 +140,6 @@ def _reach_services(run: Run) -> Services:
             "Pass --strategy=none, or leave --data_service out."
         )
     return Services(addresses)
-
-
-def _share_out(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source | None]:
-    """Returns the images that are trained on, and those held back for the validation loss."""
-    whole = splits.unlabelled if splits.unlabelled is not None else splits.train
-    if not config.val_fraction:
-        return whole, None
-    return data.hold_back(whole, config.val_fraction, config.seed)
 
 
 def _validation(
@@ -197,14 +171,6 @@ def _validation(
     }
 
 
-def _first_weights(run: Run) -> pathlib.Path | None:
-    """Returns what the encoder begins with: a resumed run's own weights, those named, or None."""
-    # "auto" is for the tasks that follow: it would mean this very run's weights.
-    if run.config.init_weights == "auto":
-        return None
-    return initial_weights(run.config, run.folder.checkpoints)
-
-
 def _build_model(
     config: Config, augment: Callable[..., Any] | None, checkpoint: pathlib.Path | None = None
 ) -> SimCLR:
@@ -223,13 +189,13 @@ def _compile_model(
     run: Run,
     plan: Plan,
     loss: NTXent,
-    size: tuple[int, int],
-    checkpoint: pathlib.Path | None,
+    subject: Subject,
 ) -> SimCLR:
     """Builds the model where the run's strategy wants it, ready for `fit`."""
-    augment = _view_maker(run.execution, size) if run.execution.augment_on_device else None
+    on_device = run.execution.augment_on_device
+    augment = _view_maker(run.execution, subject.size) if on_device else None
     with scope_of(run.strategy):
-        model = _build_model(run.config, augment, checkpoint)
+        model = _build_model(run.config, augment, subject.checkpoint)
         model.compile(
             build_optimizer(run.config, plan, model.trainable_variables),
             loss,
@@ -252,14 +218,6 @@ def _view_maker(execution: Execution, size: tuple[int, int]) -> Callable[..., An
         )
 
     return augment
-
-
-def _all_variables(model: SimCLR) -> Variables:
-    return {
-        **named_variables("encoder", model.encoder.variables),
-        **named_variables("head", model.head.variables),
-        **numbered_variables("optimizer", model.optimizer.variables),
-    }
 
 
 def _make_monitor(config: Config, splits: data.Splits, size: tuple[int, int]) -> KNNMonitor:
@@ -288,7 +246,6 @@ def _results(
     plan: Plan,
     monitor: KNNMonitor,
     model: SimCLR,
-    images_per_second: float | None,
 ) -> dict[str, Any]:
     """Returns the task's part of results.json, measured on the weights of the last step."""
     last = run.folder.last_numbers()
@@ -297,8 +254,6 @@ def _results(
         "contrastive_accuracy": rounded(last.get("contrastive_accuracy", np.nan)),
         "steps": plan.last_step,
         "epochs": round(plan.epochs, 4),
-        "images_per_second": images_per_second,
-        "peak_memory_bytes": peak_memory_bytes(),
     }
     if "val_loss" in last:
         metrics["val_loss"] = rounded(last["val_loss"])

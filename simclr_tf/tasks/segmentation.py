@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pathlib
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -40,34 +43,18 @@ from simclr_tf.runs.folder import Row
 from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.curves import draw_curves
-from simclr_tf.workflow.encoder import prepare_encoder, with_stem
-from simclr_tf.workflow.plan import Plan, fit_batch, plan_steps, steps_per_execution
-from simclr_tf.workflow.refusals import Begun, Refusals, told_together
-from simclr_tf.workflow.resume import begin_or_resume, name_initial_weights
-from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
-from simclr_tf.workflow.start import start_run
-from simclr_tf.workflow.training import batches_by_step, build_optimizer, train_model
-from simclr_tf.workflow.weights import adopt_encoder, adopt_view_size, initial_weights
+from simclr_tf.workflow.encoder import prepare_encoder
+from simclr_tf.workflow.network import Network, batches_by_step
+from simclr_tf.workflow.optimizer import build_optimizer
+from simclr_tf.workflow.plan import Plan, steps_per_execution
+from simclr_tf.workflow.run import Run, rounded
+from simclr_tf.workflow.training import Parts, Subject, Trainer, run_training
+from simclr_tf.workflow.weights import adopt_view_size
 
 SHOWN_IMAGES = 8  # rows of the picture of test images
 CLASSES_LISTED = 40  # classes up to which each one's share of the pixels is printed
 HARDLY_FOUND = 0.01  # IoU
 CURVES = {"loss": "Loss", "mean_iou": "Mean IoU", "pixel_accuracy": "Pixel accuracy"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """The images by what they are for.
-
-    Attributes:
-        train: Trained on.
-        validation: Held back from training, chooses the best weights; None: the last are taken.
-        test: Reported on; chooses nothing.
-    """
-
-    train: data.Source
-    validation: data.Source | None
-    test: data.Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,96 +104,95 @@ def run(config: Config) -> dict[str, Any]:
     Writes the run folder `config.finetune_save_path`. What is reported are the weights that were
     best on the validation images, on test images that chose nothing.
     """
-    with told_together(config, _look_ahead) as begun, start_run(config) as run:
-        return _segment(run, begun)
+    return run_training(config, Segmentation())
 
 
-def _look_ahead(config: Config) -> list[UserError]:
-    """Returns what keeps a run with these settings from its first step."""
-    refusals = Refusals()
-    refusals.of_images(
-        refusals.of_weights(config),
-        lambda config: _load_splits(config, look=False),
-        lambda config, splits: _share_out(config, splits).train,
-    )
-    return refusals
+class Segmentation(Trainer):
+    """A U-Net on the encoder, trained with masks."""
 
+    judge: Judge
+    weights: Variables  # all that the best weights are
 
-def _segment(run: Run, begun: Begun) -> dict[str, Any]:
-    config = run.config
-    checkpoint = initial_weights(config, run.folder.checkpoints)
-    if checkpoint is not None:
-        config = adopt_encoder(config, checkpoint)
-    parts = _share_out(config, _load_splits(config))
-    if checkpoint is not None and parts.train.image_size is None:
+    def load(self, config: Config, *, look: bool = True) -> data.Splits:
+        return datasets.load_splits(config, masks=datasets.mask_rules(config), look=look)
+
+    def share_out(self, config: Config, splits: data.Splits) -> Parts:
+        train, test = datasets.train_and_test(config, splits)
+        if not config.val_fraction:
+            return Parts(train, None, test)
+        # Of the images with labels: that the best weights are chosen takes labels too.
+        rest, validation = data.hold_back(train, config.val_fraction, config.seed)
+        validation = dataclasses.replace(validation, name=f"{train.name}, for validation")
+        return Parts(rest, validation, test)
+
+    def settle(self, config: Config, checkpoint: pathlib.Path | None, train: data.Source) -> Config:
+        if checkpoint is None or train.image_size is not None:
+            return config
         # Views need a size. Images keep theirs: a mask must not be cut to the shape of others.
-        config = adopt_view_size(config, checkpoint)
-    size = datasets.view_size(config, parts.train)
-    config = fit_batch(run, with_stem(config, size), parts.train)
-    run = dataclasses.replace(run, config=config)
-    datasets.describe_data(parts.train, parts.validation, parts.test)
-    names = parts.train.class_names
-    encoder = prepare_encoder(config, checkpoint)
-    model = unet(encoder, len(names))
-    plan = plan_steps(config, parts.train)
-    datasets.name_colour_limits(config)
-    loss = _make_loss(config, parts)
-    model.compile(
-        build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
-        loss,
-        jit_compile=run.execution.xla,
-        steps_per_execution=steps_per_execution(run, plan),
-    )
-    weights = {
-        **named_variables("encoder", encoder.variables),
-        **named_variables("decoder", decoder_variables(model, encoder)),
-    }
-    variables = {**weights, **numbered_variables("optimizer", model.optimizer.variables)}
+        return adopt_view_size(config, checkpoint)
+
+    def build(self, run: Run, subject: Subject, plan: Plan) -> Network:
+        config, parts = run.config, subject.parts
+        names = parts.train.class_names
+        encoder = prepare_encoder(config, subject.checkpoint)
+        model = unet(encoder, len(names))
+        loss = _make_loss(config, parts)
+        model.compile(
+            build_optimizer(config, plan, model.trainable_variables, encoder=encoder),
+            loss,
+            jit_compile=run.execution.xla,
+            steps_per_execution=steps_per_execution(run, plan),
+        )
+        self.judge = _make_judge(config, model, loss, subject)
+        self.weights = {
+            **named_variables("encoder", encoder.variables),
+            **named_variables("decoder", decoder_variables(model, encoder)),
+        }
+        return Network(
+            model,
+            self.weights | numbered_variables("optimizer", model.optimizer.variables),
+            batches_by_step(
+                masked_batches, parts.train, config, size=subject.size, dtype=run.execution.views
+            ),
+            _monitors(run, parts, self.judge, self.weights, plan),
+            facts={"class_names": names, "trained_on": _trained_on(config, parts.train)},
+        )
+
+    @contextlib.contextmanager
+    def around_training(self, run: Run, subject: Subject, step: int) -> Iterator[None]:
+        _name_unknown_best(run, step)
+        yield
+
+    def report(self, run: Run, subject: Subject, plan: Plan, network: Network) -> dict[str, Any]:
+        parts, trained = subject.parts, network.model.trainable_variables
+        counts, outcome = _judge_test(run, parts.judged, self.judge, self.weights)
+        _draw(run, self.judge, parts.judged, counts)
+        return outcome | {
+            "num_train": len(parts.train),
+            "num_validation": 0 if parts.validation is None else len(parts.validation),
+            "num_test": len(parts.judged),
+            "trainable_parameters": sum(int(np.prod(v.shape)) for v in trained),
+        }
+
+
+def _trained_on(config: Config, train: data.Source) -> tuple[int, int] | None:
+    """Returns (height, width) of the images that views are cut from; None where they differ."""
+    return config.input_size if config.input_size != (0, 0) else train.image_size
+
+
+def _make_judge(config: Config, model: keras.Model, loss: PixelLoss, subject: Subject) -> Judge:
     ignore_label = datasets.ignore_label(config)
-    read_size = config.input_size if config.input_size != (0, 0) else None
-    trained_on = read_size or parts.train.image_size
+    trained_on = _trained_on(config, subject.parts.train)
     area_min = config.crop_area_min if config.crop else 1.0
     if trained_on is not None:
-        _name_scale(judged_scale(trained_on, size, area_min=area_min))
-    judge = Judge(
+        _name_scale(judged_scale(trained_on, subject.size, area_min=area_min))
+    return Judge(
         make_segment(model, ignore_label=ignore_label),
         loss,
-        len(names),
+        len(subject.parts.train.class_names),
         ignore_label,
-        read_size,
-        scale_rule(size, trained_on=trained_on, area_min=area_min),
-    )
-    begun()
-    step = begin_or_resume(run, variables, plan=plan)
-    _name_unknown_best(run, step)
-    origin = name_initial_weights(run, checkpoint)
-    run.folder.write_model(
-        class_names=names, view_size=size, trained_on=trained_on, initial_weights=origin
-    )
-
-    batches = batches_by_step(
-        masked_batches, parts.train, config, size=size, dtype=run.execution.views
-    )
-    rate = train_model(
-        run,
-        model,
-        batches,
-        plan=plan,
-        first_step=step,
-        variables=variables,
-        callbacks=_monitors(run, parts, judge, weights, plan),
-    )
-    counts, outcome = _judge_test(run, parts.test, judge, weights)
-    _draw(run, judge, parts.test, counts)
-    return run.finish(
-        **outcome,
-        num_train=len(parts.train),
-        num_validation=0 if parts.validation is None else len(parts.validation),
-        num_test=len(parts.test),
-        trainable_parameters=sum(int(np.prod(v.shape)) for v in model.trainable_variables),
-        initial_weights=origin,
-        images_per_second=rate,
-        peak_memory_bytes=peak_memory_bytes(),
+        config.input_size if config.input_size != (0, 0) else None,
+        scale_rule(subject.size, trained_on=trained_on, area_min=area_min),
     )
 
 
@@ -231,22 +217,6 @@ class MeanIoULine(keras.callbacks.Callback):
                 f"pixel accuracy {logs['val_pixel_accuracy']:.3f}",
                 flush=True,
             )
-
-
-def _load_splits(config: Config, *, look: bool = True) -> data.Splits:
-    """Loads the images with their masks, checked."""
-    return datasets.load_splits(config, masks=datasets.mask_rules(config), look=look)
-
-
-def _share_out(config: Config, splits: data.Splits) -> Parts:
-    """Shares the images out by what they are for."""
-    train, test = datasets.train_and_test(config, splits)
-    if not config.val_fraction:
-        return Parts(train, None, test)
-    # Of the images with labels: that the best weights are chosen takes labels too.
-    rest, validation = data.hold_back(train, config.val_fraction, config.seed)
-    validation = dataclasses.replace(validation, name=f"{train.name}, for validation")
-    return Parts(rest, validation, test)
 
 
 def _make_loss(config: Config, parts: Parts) -> PixelLoss:

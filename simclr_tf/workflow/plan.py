@@ -11,7 +11,6 @@ from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.order import steps_per_epoch
 from simclr_tf.schedules import WarmupCosine, scale_learning_rate
-from simclr_tf.training import distribution
 from simclr_tf.training.fit import choose_steps_per_execution
 from simclr_tf.workflow.fingerprint import Record, record_of
 from simclr_tf.workflow.run import Run
@@ -38,22 +37,19 @@ class Plan:
         return self.last_step / self.steps_per_epoch
 
 
-def fit_batch(run: Run, config: Config, source: data.Source) -> Config:
+def fit_batch(config: Config, source: data.Source, *, began: int | None, replicas: int) -> Config:
     """Returns the settings with a batch that the images fill, where nobody chose one: as large as
     half of them, so that an epoch has two steps, in powers of 2.
 
-    A run that is resumed goes by the images that it began with.
-
     Args:
-        run: The run.
-        config: Its settings by now.
+        config: The settings.
         source: The images that are trained on.
+        began: How many there were as a run that is resumed began: it goes by these.
+        replicas: R, what a batch is shared out to.
     """
-    count = len(source)
-    if config.resume:
-        count = int((run.folder.data() or {}).get("images", count))
+    count = len(source) if began is None else began
     # What the replicas, and each one's microbatches, divide.
-    unit = distribution.count_replicas(run.strategy)
+    unit = replicas
     if config.task == "pretrain":
         unit *= config.microbatch_size or 1
     least = unit if unit > 1 else 2

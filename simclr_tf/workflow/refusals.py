@@ -11,9 +11,7 @@ from simclr_tf import data
 from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.order import steps_per_epoch
 from simclr_tf.errors import UserError
-from simclr_tf.runs.folder import RunFolder
 from simclr_tf.workflow import datasets
-from simclr_tf.workflow.weights import adopt_encoder, adopt_sizes, initial_weights
 
 T = TypeVar("T")
 
@@ -58,10 +56,6 @@ def told_together(
 class Refusals(list[UserError]):
     """The errors of what was attempted before a run of a task that trains."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._size_may_come = False  # from the run whose weights were refused
-
     def attempt(self, do: Callable[..., T], *arguments: object) -> T | None:
         """Returns what a function returns; keeps its UserError and returns None."""
         try:
@@ -69,20 +63,6 @@ class Refusals(list[UserError]):
         except UserError as error:
             self.append(error)
             return None
-
-    def of_weights(self, config: Config) -> Config:
-        """Keeps what is wrong with the weights that a task with labels begins with; returns the
-        settings with the sizes of their run.
-        """
-        before = len(self)
-        own = RunFolder(config.save_path).checkpoints
-        checkpoint = self.attempt(initial_weights, config, own)
-        if checkpoint is not None:
-            self.attempt(adopt_encoder, config, checkpoint)
-        self._size_may_come = len(self) > before
-        if checkpoint is None or config.task != "classification":
-            return config
-        return self.attempt(adopt_sizes, config, checkpoint) or config
 
     def of_images(
         self,
@@ -100,6 +80,7 @@ class Refusals(list[UserError]):
             share: Returns those that are trained on.
             need_labels: Whether the task learns from labels.
         """
+        size_may_come = bool(self)  # from the run whose weights were refused
         splits = self.attempt(load, config)
         if splits is None:  # a broken file, say: there may be more to say of the others
             splits = Refusals().attempt(load, config.replace(cache="false"))
@@ -108,7 +89,7 @@ class Refusals(list[UserError]):
         train = None if splits is None else self.attempt(share, config, splits)
         if train is None:
             return
-        if not self._size_may_come:
+        if not size_may_come:
             self.attempt(datasets.view_size, config, train)
         if "batch_size" in config.given:
             self.attempt(steps_per_epoch, train, config.batch_size)

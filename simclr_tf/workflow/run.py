@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any
 
+import keras
+
 import simclr_tf
 from simclr_tf.config.settings import WITHOUT_CHECKPOINTS, Config
 from simclr_tf.counting import spell_number
@@ -41,6 +43,13 @@ class Run:
     def leads(self) -> bool:
         """Whether this process prints, reads and writes."""
         return distribution.is_leader(self.strategy)
+
+    def within(self, config: Config) -> Run:
+        """Returns a run of other settings that is a part of this one, in a folder of its own."""
+        keras.utils.set_random_seed(config.seed)
+        folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        return Run(config, self.execution, folder, time.monotonic(), self.strategy)
 
     def finish(self, **metrics: Any) -> dict[str, Any]:
         """Writes and returns the results: the task's metrics and what every task reports."""

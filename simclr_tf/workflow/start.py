@@ -33,10 +33,15 @@ from simclr_tf.workflow.disk import naming_the_way_on
 from simclr_tf.workflow.resume import check_resumed, decide_precision
 from simclr_tf.workflow.run import Run
 
+Resolve = Callable[[Config, RunFolder, distribution.Strategy | None], Config]
+
 
 @contextlib.contextmanager
 def start_run(
-    config: Config, *, strategies: Callable[[Config], Sequence[str]] = lambda config: ()
+    config: Config,
+    *,
+    strategies: Callable[[Config], Sequence[str]] = lambda config: (),
+    resolve: Resolve = lambda config, folder, strategy: config,
 ) -> Iterator[Run]:
     """Meets the other workers, sets seed and number format, and makes the run folder ready.
 
@@ -44,14 +49,17 @@ def start_run(
     worker ends it; a worker that follows runs it in silence; a disk that takes no more ends it with
     how to go on.
 
-    The run's settings are those given, but for two: where the default run folder holds a run of
-    another task and nobody asked for it, the task takes a folder of its own beside it; and
-    `precision` is decided, by the run that is resumed or by the device.
+    The run's settings are resolved before it is there, and stay as they are: where the default run
+    folder holds a run of another task and nobody asked for it, the task takes a folder of its own
+    beside it; `precision` is decided, by the run that is resumed or by the device; and `resolve`
+    decides the rest.
 
     Args:
         config: The settings.
         strategies: Of settings whose precision is decided, those of "mirrored" and "multiworker"
             that the task can run under.
+        resolve: (settings, the run's folder, strategy) -> the settings with what weights and images
+            decide.
 
     Raises:
         UserError: The folder holds another run, or the settings ask for what there is not.
@@ -77,6 +85,7 @@ def start_run(
         if config.tracker != "none" and distribution.is_leader(strategy):
             tracking = Tracking(config.tracker, folder.path)
             stack.enter_context(tracking.until_the_end())
+        config = resolve(config, folder, strategy)
         yield Run(config, execution, folder, started, strategy, tracking)
 
 

@@ -29,7 +29,7 @@ from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import segmentation
 from simclr_tf.training.callbacks.tensorboard import drop_points
 from simclr_tf.workflow import disk
-from simclr_tf.workflow.training import _name_slow_saving
+from simclr_tf.workflow.loop import _name_slow_saving
 from simclr_tf.workflow.weights import pretrained_source
 
 pytestmark = pytest.mark.usefixtures("shallow")

@@ -14,9 +14,7 @@ from simclr_tf.config.settings import Config
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.training import distribution
 from simclr_tf.workflow.plan import fit_batch, plan_steps
-from simclr_tf.workflow.run import Run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,10 +59,6 @@ def test_the_recipe_of_the_official_code_has_its_head_and_rate():
         assert (config.learning_rate, config.batch_size, config.temperature) == (1.0, 512, 0.5)
 
 
-def run_of(config: Config, tmp_path: Path) -> Run:
-    return Run(config, None, RunFolder(tmp_path), 0.0)
-
-
 @pytest.mark.parametrize(
     ("words", "count", "chosen"),
     [
@@ -82,12 +76,10 @@ def run_of(config: Config, tmp_path: Path) -> Run:
         ("--task=pretrain", 1, 256),
     ],
 )
-def test_a_batch_that_nobody_chose_follows_the_number_of_images(
-    words, count, chosen, tmp_path, capsys
-):
+def test_a_batch_that_nobody_chose_follows_the_number_of_images(words, count, chosen, capsys):
     config = parse([*words.split(), "--dataset=cifar10"])
     source = source_of(count)
-    fitted = fit_batch(run_of(config, tmp_path), config, source)
+    fitted = fit_batch(config, source, began=None, replicas=1)
     assert fitted.batch_size == chosen
     said = f"batches of {chosen} images: there are {count}, fewer than the {config.batch_size} of"
     assert (said in capsys.readouterr().out) == (chosen != config.batch_size)
@@ -98,10 +90,9 @@ def test_a_batch_that_nobody_chose_follows_the_number_of_images(
         assert plan_steps(fitted, source).schedule.peak == pytest.approx(1e-3 * 32 / 256)
 
 
-def test_replicas_divide_a_batch_that_nobody_chose(tmp_path, monkeypatch):
-    monkeypatch.setattr(distribution, "count_replicas", lambda strategy: 3)
+def test_replicas_divide_a_batch_that_nobody_chose():
     config = parse(["--task=pretrain", "--microbatch_size=4"])
-    fitted = fit_batch(run_of(config, tmp_path), config, source_of(120))
+    fitted = fit_batch(config, source_of(120), began=None, replicas=3)
     assert fitted.batch_size == 48  # 3 replicas of 4 microbatches of 4
 
 

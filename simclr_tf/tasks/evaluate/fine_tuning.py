@@ -12,9 +12,11 @@ from typing import Any
 import tensorflow as tf
 
 from simclr_tf import data, plots
-from simclr_tf.tasks import classification
+from simclr_tf.runs.folder import RunFolder
+from simclr_tf.tasks.classification import Classification
 from simclr_tf.tasks.evaluate.outcomes import Outcome, summarise
 from simclr_tf.tasks.evaluate.subject import Subject
+from simclr_tf.workflow.training import resolve, train_run
 
 MOST_EPOCHS = 60  # however few the labels
 
@@ -60,9 +62,10 @@ def _classify(
     # With few labels an epoch is short: more of them, though not as many as would make up for it.
     most = max(MOST_EPOCHS, config.num_epochs)
     epochs = min(most, round(config.num_epochs / math.sqrt(fraction)))
+    trainer = Classification()
     folder = subject.run.folder.path / "fine_tuning" / f"{name}_{fraction}_{seed}"
     tf.keras.backend.clear_session()  # what the run before has built
-    results = classification.run(
+    config, inner = resolve(
         config.replace(
             task="classification",
             init_weights=str(checkpoint) if checkpoint else "none",
@@ -85,7 +88,10 @@ def _classify(
             keep_checkpoints=1,
             finetune_save_path=str(folder),
         ),
-        data.Splits(subject.train, subject.test),
+        trainer,
+        own=RunFolder(folder).checkpoints,
+        splits=data.Splits(subject.train, subject.test),
     )
+    results = train_run(subject.run.within(config), trainer, inner)
     shutil.rmtree(folder / "checkpoints")  # nobody reads them, and they are large
     return results
