@@ -21,7 +21,7 @@ PAGES = [
 SWITCHES = {f"no-{name}" for name, field in SETTINGS.items() if is_switch(field)}
 
 # What is called beside main.py, and where its arguments are declared.
-PROGRAM = re.compile(r"benchmarks/\w+\.py|simclr_tf\.data\.service")
+PROGRAM = re.compile(r"(?:benchmarks|tools)/\w+\.py|simclr_tf\.data\.service")
 FLAG = re.compile(r"(?<![\w-])--([a-zA-Z][\w-]*)")
 LINK = re.compile(r"\]\(([^)\s#]+)(#[^)\s]*)?\)")
 

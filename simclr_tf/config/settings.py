@@ -588,7 +588,8 @@ class Config:
     @property
     def save_flag(self) -> str:
         """The name of the setting that chooses the run folder of this task."""
-        return "pretrain_save_path" if self.task == "pretrain" else "finetune_save_path"
+        own = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
+        return own.get(self.task, "finetune_save_path")
 
     def flags(self) -> frozenset[str]:
         """Returns the names of the settings that were given by flag, not by a YAML file.

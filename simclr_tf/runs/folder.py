@@ -20,17 +20,23 @@ from simclr_tf.strict_yaml import load_yaml
 # All that a run writes. Whatever else lies in the folder is the user's and is never touched.
 FOLDERS = ("checkpoints", "plots", "tensorboard")
 FILES = ("config.yaml", "model.json", "metrics.csv", "results.json", "tracker.json")
-# What one task writes beside that; where another task's run lies, such files are the user's.
+# What one task writes beside that.
 OF_TASK = {
     "check": ("problems.csv",),
     "evaluate": ("report.html", "fine_tuning"),
     "embed": ("features.npz", "features.parquet", "neighbours.csv"),
+    "predict": ("predictions.csv", "contact_sheet.png", "bad_files.csv", "masks", "overlays"),
 }
 
 SIZE_FACTS = ("view_size", "trained_on")  # of model.json
 MOST_SIDE = 100_000  # pixels
 
 Row = dict[str, Any]
+
+
+def written_by(task: str) -> tuple[str, ...]:
+    """Returns the names of all files and folders that a run of a task writes."""
+    return (*FOLDERS, *FILES, *OF_TASK.get(task, ()))
 
 
 class RunFolder:
@@ -48,23 +54,37 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.rows: list[Row] = []
 
-    def begin(self, *, resume: bool, overwrite: bool, flag: str, can_resume: bool = True) -> None:
+    def begin(
+        self, task: str, *, resume: bool, overwrite: bool, flag: str, can_resume: bool = True
+    ) -> None:
         """Makes the folder, where the run that is asked for may be written there.
 
-        Nothing is removed yet: a run that fails before its first step costs nobody the one before.
-        Hold the folder (`hold_folder`) from before this on.
+        A folder is a run's if it holds the run's `config.yaml`; what the task would write and no
+        run has written is the user's. Nothing is removed yet: a run that fails before its first
+        step costs nobody the one before. Hold the folder (`hold_folder`) from before this on.
 
         Args:
+            task: The task of the run.
             resume: Go on with the run that lies there.
             overwrite: Replace the run that lies there.
             flag: Name of the flag that chose the folder, for the message.
             can_resume: Whether the task can go on with a run, for the message.
 
         Raises:
-            UserError: A run lies there and neither was asked for, or there is none to resume.
+            UserError: A run lies there and neither was asked for, or there is none to resume, or
+                files of other origin would be overwritten.
         """
+        there = self.task()
+        ours = () if there is None else written_by(there)
+        others = [n for n in written_by(task) if n not in ours and (self.path / n).exists()]
+        if others:
+            raise UserError(
+                f"Expected nothing in {self.path} but the files of a run with its config.yaml, got "
+                f"{', '.join(others)} of other origin. Move them, restore the config.yaml of their "
+                f"run, or pass another folder with --{flag}."
+            )
         resumable = self.checkpoints.newest() is not None
-        begun = resumable or self.checkpoints.best.exists()
+        begun = resumable or self.checkpoints.best.exists() or self._holds_predictions()
         finished = (self.path / "results.json").exists()
         if resume and not resumable:
             raise UserError(
@@ -80,15 +100,20 @@ class RunFolder:
             )
         self.path.mkdir(parents=True, exist_ok=True)
 
+    def _holds_predictions(self) -> bool:
+        """Tells whether a prediction was interrupted; one that bad files ended is begun again."""
+        table, bad = (self.path / name for name in ("predictions.csv", "bad_files.csv"))
+        if bad.exists():
+            print(f"replaces the predictions in {self.path}, which bad files were left out of")
+        return table.exists() and not bad.exists()
+
     def clear(self) -> None:
         """Removes what a run wrote here before, and nothing else."""
-        begun = self.checkpoints.newest() is not None or self.checkpoints.best.exists()
-        # In any case: a run that is killed before its first checkpoint would resume these.
+        there = self.task()
+        if there is None:
+            return
         self.checkpoints.clear()
-        names: tuple[str, ...] = FILES if begun else ()
-        if (self.path / "config.yaml").exists():
-            names = (*FOLDERS, *FILES, *OF_TASK.get(self.task() or "", ()))
-        for name in names:
+        for name in written_by(there):
             if (self.path / name).is_dir():
                 shutil.rmtree(self.path / name, ignore_errors=True)
             else:

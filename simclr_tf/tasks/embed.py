@@ -18,7 +18,7 @@ from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.images import resize_to_fill
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation.feature_files import FORMATS, check_format, write_columns
+from simclr_tf.evaluation.feature_files import check_format, write_columns
 from simclr_tf.evaluation.features import embed_each
 from simclr_tf.evaluation.neighbours import nearest
 from simclr_tf.evaluation.projector import MOST_POINTS, write_projector
@@ -29,12 +29,11 @@ from simclr_tf.workflow.encoder import load_projection_head, prepare_encoder, wi
 from simclr_tf.workflow.pace import Pace
 from simclr_tf.workflow.resume import begin_or_resume
 from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
-from simclr_tf.workflow.start import start_run, task_of
+from simclr_tf.workflow.start import start_run
 from simclr_tf.workflow.together import images_together
 from simclr_tf.workflow.weights import adopt_run, check_apart, required_source
 
 TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"
-WRITTEN = (*(f"features.{name}" for name in FORMATS), TABLE)
 SPLITS = ("train", "test", "unlabelled")
 NEIGHBOURS = 7
 MOST_QUERIES = 10_000
@@ -57,11 +56,6 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: There are no such weights or data, or the folder is not free.
     """
-    if config.resume:
-        raise UserError(
-            "Expected features from their beginning, got --resume. Pass --overwrite to replace "
-            "those in the folder."
-        )
     check_format(config.embed_format)
     with start_run(config) as run:
         return _embed(run)
@@ -69,7 +63,7 @@ def run(config: Config) -> dict[str, Any]:
 
 def _embed(run: Run) -> dict[str, Any]:
     checkpoint = required_source(run.config)
-    _check_folder(run, checkpoint)
+    check_apart(run.folder.path, checkpoint)
     config = run.config
     if checkpoint is not None:
         config = adopt_run(config, checkpoint)
@@ -86,8 +80,6 @@ def _embed(run: Run) -> dict[str, Any]:
     )
     # From here on a run that lay in the folder is gone: what can be refused has been.
     begin_or_resume(run, {})
-    for name in WRITTEN:
-        (run.folder.path / name).unlink(missing_ok=True)
     print(f"embeds images at {size[0]}x{size[1]} pixels", flush=True)
     pace = Pace(sum(map(len, sources.values())))
     h = _embed_all(encoder, sources, size, pace)
@@ -116,19 +108,6 @@ def _embed(run: Run) -> dict[str, Any]:
         files=files,
         **metrics,
     )
-
-
-def _check_folder(run: Run, checkpoint: pathlib.Path | None) -> None:
-    """Raises UserError where writing would cost the weights that are read, or files of the user."""
-    folder = run.folder.path
-    check_apart(folder, checkpoint)
-    ours = task_of(folder) == "embed"
-    there = [name for name in WRITTEN if (folder / name).exists()]
-    if there and not ours:
-        raise UserError(
-            f"Expected no {' or '.join(there)} in {folder} but those of --task=embed, got files of "
-            "other origin. Move them, or pass another --finetune_save_path."
-        )
 
 
 def _load_sources(config: Config) -> Sources:

@@ -100,8 +100,7 @@ def _begin(
     first_row: Callable[[], dict[str, float]],
 ) -> None:
     """Replaces what lay in the folder, and writes what is known before the first step."""
-    if config.overwrite:
-        folder.clear()
+    folder.clear()
     # What is written must not, read back with --config, resume or overwrite by itself.
     text = config.replace(resume=False, overwrite=False).to_yaml()
     folder.write_config(text, data=plan.images if plan else None)
@@ -187,12 +186,7 @@ def check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None
         folder: The run's folder.
         names: Those of the settings that are compared; None: all.
     """
-    began, now = folder.settings(), config.to_dict()
-    if began is None:
-        raise UserError(
-            f"Expected the settings that the run began with in {folder.path / 'config.yaml'}, got "
-            "no such file. Restore it, or pass --overwrite to begin again."
-        )
+    began, now = folder.settings() or {}, config.to_dict()
     unknown = [str(name) for name in began if name not in now]
     if unknown:
         raise UserError(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from simclr_tf.config.settings import WITHOUT_CHECKPOINTS, Config
+from simclr_tf.config.settings import TRAINING, WITHOUT_CHECKPOINTS, Config
 from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.tensors import one_thread_an_operation
 from simclr_tf.data.images import limit_pixels
@@ -65,18 +65,24 @@ def start_run(
         UserError: The folder holds another run, or the settings ask for what there is not.
     """
     started = time.monotonic()
+    if config.resume and config.task in WITHOUT_CHECKPOINTS:
+        raise UserError(
+            f"Expected --task={config.task} from its beginning, got --resume. Pass --overwrite to "
+            "replace what lies in the folder."
+        )
     limit_pixels(config.max_pixels)
     config = _where_it_was_moved(_with_own_folder(config))
     config = decide_precision(config)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus and config.task not in WITHOUT_CHECKPOINTS:  # it trains: the host makes views alone
         one_thread_an_operation()
+    xla = config.xla if config.task in TRAINING else "false"
     if not config.deterministic:
-        failure_of_xla(config.xla)  # tried before a strategy takes the GPU
+        failure_of_xla(xla)  # tried before a strategy takes the GPU
     strategy = _make_strategy(config, strategies(config))
     with contextlib.ExitStack() as stack:
         stack.enter_context(distribution.watch_workers(strategy))
-        execution = _set_up(config, strategy)
+        execution = _set_up(config, strategy, xla)
         if distribution.is_leader(strategy):
             folder = stack.enter_context(_open_folder(config))
         else:
@@ -89,13 +95,13 @@ def start_run(
         yield Run(config, execution, folder, started, strategy, tracking)
 
 
-def _set_up(config: Config, strategy: distribution.Strategy | None) -> Execution:
+def _set_up(config: Config, strategy: distribution.Strategy | None, xla: str) -> Execution:
     """Sets seed and number format."""
     keras.utils.set_random_seed(config.seed)
     replicas = distribution.count_replicas(strategy)
     execution = choose_execution(
         config.precision,
-        config.xla,
+        xla,
         config.augment_on,
         replicas=replicas,
         deterministic=config.deterministic,
@@ -119,6 +125,7 @@ def _open_folder(config: Config) -> Iterator[RunFolder]:
         naming_the_way_on(config, folder),
     ):
         folder.begin(
+            config.task,
             resume=config.resume,
             overwrite=config.overwrite,
             flag=config.save_flag,
@@ -147,13 +154,13 @@ def _follow(config: Config) -> Iterator[RunFolder]:
         contextlib.redirect_stdout(silence),
     ):
         folder = RunFolder(path, keep_checkpoints=config.keep_checkpoints)
-        folder.begin(resume=False, overwrite=True, flag="")
+        folder.begin(config.task, resume=False, overwrite=True, flag="")
         yield folder
 
 
 def _with_own_folder(config: Config) -> Config:
     """Returns the settings with a default run folder that no other task's run lies in."""
-    if config.task == "pretrain" or "finetune_save_path" in config.given:
+    if config.save_flag != "finetune_save_path" or config.save_flag in config.given:
         return config
     there = task_of(pathlib.Path(config.finetune_save_path))
     if there in (None, config.task):
@@ -206,9 +213,9 @@ def _make_strategy(config: Config, strategies: Sequence[str]) -> distribution.St
     if name == "auto":
         name = distribution.choose_strategy()
         misfit = _misfit(config, name, strategies)
-        if misfit:
+        if misfit and config.task in TRAINING:
             print(f"trains on one device: {misfit}", flush=True)
-            name = "none"
+        name = "none" if misfit else name
     if name not in ("none", *strategies):
         raise UserError(
             f"Expected --strategy={'|'.join(('none', *strategies))} for --task={config.task}, got "

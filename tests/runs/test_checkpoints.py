@@ -414,7 +414,7 @@ def test_arrays_beyond_those_asked_for_are_left_aside():
 
 def begin(path, *, resume=False, overwrite=False):
     folder = RunFolder(path)
-    folder.begin(resume=resume, overwrite=overwrite, flag="pretrain_save_path")
+    folder.begin("pretrain", resume=resume, overwrite=overwrite, flag="pretrain_save_path")
     return folder
 
 
@@ -424,7 +424,7 @@ def run(tmp_path):
     folder = begin(tmp_path / "logs" / "run")
     folder.checkpoints.save(variables(a=1.0), step=7)
     folder.add_row({"epoch": 1, "step": 7, "loss": 2.5})
-    folder.write_config("seed: 0\n")
+    folder.write_config("task: pretrain\nseed: 0\n")
     folder.plots.mkdir()
     (folder.plots / "loss.png").write_text("x")
     (folder.path / "notes.txt").write_text("mine")
@@ -458,6 +458,7 @@ def test_a_run_is_not_overwritten_unasked(run, finished):
 
 
 def test_a_finished_run_without_checkpoints_is_not_overwritten_either(tmp_path):
+    RunFolder(tmp_path).write_config("task: pretrain\n")
     RunFolder(tmp_path).write_results({"accuracy": 1.0})
     with pytest.raises(UserError, match="finished"):
         begin(tmp_path)
@@ -474,23 +475,31 @@ def test_overwriting_removes_the_run_and_nothing_else(run):
     assert names(run.path / "images") == ["cat.png"]
 
 
-def test_a_folder_without_a_run_is_not_cleared(tmp_path):
-    (tmp_path / "plots").mkdir()
-    (tmp_path / "plots" / "mine.png").write_text("mine")
-    begin(tmp_path, overwrite=True).clear()
-    assert names(tmp_path / "plots") == ["mine.png"]
+@pytest.mark.parametrize("name", ["plots", "results.json", "config.yaml"])
+def test_what_no_run_has_written_is_neither_replaced_nor_cleared(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.png").write_text("mine")
+    with pytest.raises(UserError, match=rf"got {name} of other origin.*--pretrain_save_path"):
+        begin(tmp_path, overwrite=True)
+    RunFolder(tmp_path).clear()
+    assert names(tmp_path / name) == ["mine.png"]
 
 
-def test_checkpoints_without_settings_are_cleared_too(run):
-    """Else a run that is killed before its first checkpoint would resume these."""
-    run.checkpoints.save_best(variables(a=1.0), step=7)
-    (run.checkpoints.folder / "mine.safetensors").write_text("mine")
+def test_what_only_another_task_writes_is_the_users(run):
+    (run.path / "features.npz").write_text("mine")
+    with pytest.raises(UserError, match="got features.npz of other origin"):
+        RunFolder(run.path).begin("embed", resume=False, overwrite=True, flag="finetune_save_path")
+    begin(run.path, overwrite=True).clear()
+    assert (run.path / "features.npz").exists()
+
+
+def test_a_run_without_its_settings_is_nobodys(run):
     (run.path / "config.yaml").unlink()
-    again = begin(run.path, overwrite=True)
-    again.clear()
-    assert names(run.checkpoints.folder) == ["mine.safetensors"]
-    assert names(run.path) == ["checkpoints", "images", "notes.txt", "plots"]  # no old journal
-    assert (run.plots / "loss.png").exists()
+    before = names(run.path)
+    for how in ({"resume": True}, {"overwrite": True}):
+        with pytest.raises(UserError, match="got checkpoints, plots, .*restore the config.yaml"):
+            begin(run.path, **how)
+    assert names(run.path) == before
 
 
 def test_resuming_keeps_everything(run):

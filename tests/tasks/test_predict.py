@@ -140,7 +140,7 @@ def test_masks_are_those_of_the_network_at_the_size_of_each_image(segmented, lis
         pixels += np.bincount(mask.ravel(), minlength=3)
     assert (pixels > 20).all()  # of all classes: the comparison says something
     overlays = {f"overlays/{name[6:-4]}.jpg" for name in EXPECTED}
-    others = {"predictions.csv", "contact_sheet.png", "results.json"}
+    others = {"config.yaml", "predictions.csv", "contact_sheet.png", "results.json"}
     assert files_below(out) == {*EXPECTED, *overlays, *others}
     with Image.open(out / "overlays/gray.jpg") as overlay:
         assert overlay.size == (33, 90)
@@ -273,6 +273,7 @@ def test_what_lies_in_the_folder_is_replaced_when_asked_for_and_nothing_else(
         "notes.txt",
         "mine/a.png",
         "predictions.csv",
+        "config.yaml",
         "contact_sheet.png",
         "results.json",
         *(f"masks/{name}.png" for name in names),
@@ -467,7 +468,8 @@ def check_classes(run, coloured, tmp_path):
         assert sum(odds) == pytest.approx(1, abs=2e-4)
     assert matrix.tolist() == results_of(run)["confusion_matrix"]
     assert results_of(out)["images_per_class"] == matrix.sum(axis=0).tolist()
-    assert files_below(out) == {"predictions.csv", "contact_sheet.png", "results.json"}
+    written = {"config.yaml", "predictions.csv", "contact_sheet.png", "results.json"}
+    assert files_below(out) == written
     assert (run / "results.json").exists()  # the run is as it was
 
 

@@ -343,7 +343,7 @@ def test_a_fault_is_of_the_file_that_the_system_names(tmp_path):
 def test_every_writer_of_a_run_leaves_what_was_there(tmp_path, small_files):
     """Journal, settings, facts, results, pictures, best weights, under a real limit."""
     folder = RunFolder(tmp_path)
-    folder.begin(resume=False, overwrite=False, flag="")
+    folder.begin("pretrain", resume=False, overwrite=False, flag="")
     weights = {"a": keras.Variable(np.arange(10_000.0))}
     writers = {
         "metrics.csv": lambda text: folder.add_row({"epoch": 1, "step": 1, "loss": text}),

@@ -32,6 +32,7 @@ def wrong(tmp_path_factory) -> Path:
     torn = root / "pictures/b/5.png"
     torn.write_bytes(torn.read_bytes()[:200])
     (root / "run").mkdir()
+    (root / "run/config.yaml").write_text("task: pretrain\n")
     (root / "run/results.json").write_text("{}")
     return root
 
@@ -87,7 +88,7 @@ def test_masks_are_looked_at_too(wrong, tmp_path, capsys):
             pixels = rng.integers(0, top, (16, 16 + i, *channels)).astype(np.uint8)
             Image.fromarray(pixels).save(tmp_path / f"pictures/{name}/{i}.png")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "pictures/masks/3.png")
-    RunFolder(tmp_path / "run").begin(resume=False, overwrite=False, flag="")
+    RunFolder(tmp_path / "run").begin("pretrain", resume=False, overwrite=False, flag="")
     (tmp_path / "run/results.json").write_text("{}")
     assert main.main(flags_of("segmentation", tmp_path)) == 2
     error = capsys.readouterr().err

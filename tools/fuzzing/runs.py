@@ -91,7 +91,7 @@ def run_folder(rng: np.random.Generator, folder: Path) -> Case:
 def _resume(folder: Path) -> None:
     config = _config(folder, resume=True)
     run = Run(config, None, RunFolder(folder), 0.0)
-    run.folder.begin(resume=True, overwrite=False, flag="finetune_save_path")
+    run.folder.begin("classification", resume=True, overwrite=False, flag="finetune_save_path")
     encoder, head = _network()
     step = begin_or_resume(run, _variables(encoder, head))
     if step != STEP or not all(row["step"] <= STEP for row in run.folder.rows):
@@ -101,7 +101,7 @@ def _resume(folder: Path) -> None:
 
 def _clear(folder: Path) -> None:
     run = Run(_config(folder, overwrite=True), None, RunFolder(folder), 0.0)
-    run.folder.begin(resume=False, overwrite=True, flag="finetune_save_path")
+    run.folder.begin("classification", resume=False, overwrite=True, flag="finetune_save_path")
     begin_or_resume(run, {})
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import shlex
-import time
 from typing import Any
 
 from simclr_tf import data
 from simclr_tf.config.settings import Config
-from simclr_tf.errors import UserError
 from simclr_tf.tasks.evaluate import drawing
 from simclr_tf.tasks.evaluate.asked import PROTOCOLS, Asked, read_asked
 from simclr_tf.tasks.evaluate.baselines import measure_baselines
@@ -22,7 +20,7 @@ from simclr_tf.tasks.evaluate.fine_tuning import fine_tune
 from simclr_tf.tasks.evaluate.health import measure_health
 from simclr_tf.tasks.evaluate.held_back import adopt_held_back, note_on_test
 from simclr_tf.tasks.evaluate.probes import probe_h, probe_simply
-from simclr_tf.tasks.evaluate.reporting import REPORT, check_report, compare, write_report
+from simclr_tf.tasks.evaluate.reporting import REPORT, compare, write_report
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject, compute_h, compute_z
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.encoder import prepare_encoder, with_stem
@@ -43,11 +41,6 @@ def run(config: Config) -> dict[str, Any]:
     Raises:
         UserError: There is no such run, no labels for what needs some, or the folder is not free.
     """
-    if config.resume:
-        raise UserError(
-            "Expected an evaluation from its beginning, got --resume. Pass --overwrite to replace "
-            "the one in the folder."
-        )
     if config.compare:
         return compare(config)
     asked = read_asked(config)
@@ -59,7 +52,6 @@ def _evaluate(run: Run, asked: Asked) -> dict[str, Any]:
     subject, notes = _prepare(run, asked)
     begin_or_resume(subject.run, {})
 
-    began = time.time()
     h, rate = compute_h(subject)
     z = compute_z(subject, h)
     labels = subject.labels()
@@ -73,7 +65,7 @@ def _evaluate(run: Run, asked: Asked) -> dict[str, Any]:
     drawing.draw_maps(subject, h, z, labels)
     drawing.draw_nearest(subject, h, labels)
     drawing.copy_curves(subject)
-    facts = _facts(subject, labels, notes, began)
+    facts = _facts(subject, labels, notes)
     results = subject.run.finish(**measured, **facts, images_per_second=rate)
     write_report(run.folder.path, [run.folder.path])
     return results
@@ -84,7 +76,6 @@ def _prepare(run: Run, asked: Asked) -> tuple[Subject, list[str]]:
     config = run.config
     checkpoint = required_source(config)
     check_apart(run.folder.path, checkpoint)
-    check_report(run)
     trained = settings_of(checkpoint)
     if checkpoint is not None:
         config = adopt_held_back(adopt_run(config, checkpoint), trained)
@@ -134,14 +125,10 @@ def _measure(
     return measured | {"protocols": protocols}
 
 
-def _facts(
-    subject: Subject, labels: Labels | None, notes: list[str], began: float
-) -> dict[str, Any]:
+def _facts(subject: Subject, labels: Labels | None, notes: list[str]) -> dict[str, Any]:
     """Returns what was evaluated and how, for results.json."""
     config, trained = subject.config, subject.trained
-    # Not those that a run which was interrupted, or the user, has left there.
-    plots = subject.run.folder.plots.glob("*.png")
-    drawn = [path.name for path in plots if path.stat().st_mtime >= began - 1.0]
+    drawn = [path.name for path in subject.run.folder.plots.glob("*.png")]
     return {
         "labelled": labels is not None,
         "class_names": [] if labels is None else list(labels.names),

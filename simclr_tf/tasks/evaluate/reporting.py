@@ -17,15 +17,6 @@ from simclr_tf.workflow.start import start_run, task_of
 REPORT = "report.html"
 
 
-def check_report(run: Run) -> None:
-    """Raises UserError where a report lies that no evaluation wrote."""
-    if (run.folder.path / REPORT).exists() and run.folder.task() != "evaluate":
-        raise UserError(
-            f"Expected no {REPORT} in {run.folder.path} but that of --task=evaluate, got a file of "
-            "other origin. Move it, or pass another --finetune_save_path."
-        )
-
-
 def write_report(folder: pathlib.Path, evaluated: Sequence[pathlib.Path]) -> None:
     """Writes the report of finished evaluations into a folder."""
     html = build_report([read_report(path) for path in evaluated])
@@ -54,7 +45,6 @@ def _put_together(run: Run, folders: Sequence[pathlib.Path]) -> dict[str, Any]:
             f"Expected another folder to write to than those compared, got {run.folder.path}. Pass "
             "another --finetune_save_path."
         )
-    check_report(run)
     begin_or_resume(run, {})
     results = run.finish(
         compared=[str(folder) for folder in folders],

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import pathlib
-import time
 from typing import Any
 
 from simclr_tf import data
 from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.images import limit_pixels
-from simclr_tf.errors import UserError
-from simclr_tf.runs.folder import RunFolder
-from simclr_tf.runs.lock import hold_folder
 from simclr_tf.tasks.predict.classifier import Classifier
 from simclr_tf.tasks.predict.naming import output_names
 from simclr_tf.tasks.predict.output_folder import OutputFolder
@@ -20,11 +15,11 @@ from simclr_tf.tasks.predict.segmenter import Segmenter
 from simclr_tf.tasks.predict.tolerant import tolerate
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run
 from simclr_tf.tasks.predict.work import Work
-from simclr_tf.training.execution import choose_execution, print_execution
 from simclr_tf.workflow import datasets
-from simclr_tf.workflow.disk import naming_the_way_on
 from simclr_tf.workflow.pace import Pace
+from simclr_tf.workflow.resume import begin_or_resume
 from simclr_tf.workflow.run import Run, peak_memory_bytes
+from simclr_tf.workflow.start import start_run
 
 __all__ = ["build_model", "output_names", "read_run", "run"]
 
@@ -41,24 +36,14 @@ def run(config: Config) -> dict[str, Any]:
         UserError: There is no such run, no such data, the folder is not free, or images do not
             decode.
     """
-    started = time.monotonic()
-    limit_pixels(config.max_pixels)
-    _check_flags(config)
     trained = read_run(config)
-    path = _output_path(config, trained)
-    with (
-        hold_folder(path, task=config.task, flag="predict_save_path"),
-        naming_the_way_on(config, RunFolder(path)),
-    ):
-        return _predict(config, trained, OutputFolder(path), started)
+    config = config.replace(predict_save_path=str(_output_path(config, trained)))
+    with start_run(config) as run:
+        return _predict(run, trained)
 
 
-def _predict(
-    config: Config, trained: Trained, folder: OutputFolder, started: float
-) -> dict[str, Any]:
-    folder.check(overwrite=config.overwrite)
-    execution = choose_execution(config.precision, "false")
-    print_execution(execution)
+def _predict(run: Run, trained: Trained) -> dict[str, Any]:
+    config = run.config
     source = tolerate(_load_source(config.replace(channels=trained.config.channels)))
     model = build_model(trained)
     print(
@@ -68,15 +53,15 @@ def _predict(
         flush=True,
     )
     _name_unused(config, trained)
+    folder = OutputFolder(run.folder.path)
     work = Work(config, trained, model, source, folder, output_names(source))
     task: Segmenter | Classifier
     task = Segmenter(work) if trained.config.task == "segmentation" else Classifier(work)
-    folder.begin()
+    begin_or_resume(run, {})
     pace = Pace(len(source))
     task.predict_all(pace)
     found = task.report() if source.good() else {}
     source.check(folder)
-    run = Run(config, execution, RunFolder(folder.path), started)
     return run.finish(
         **found,
         num_images=len(source),
@@ -88,15 +73,6 @@ def _predict(
         images_per_second=pace.images_per_second,
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def _check_flags(config: Config) -> None:
-    """Raises UserError for a flag that would ask for something else than is done."""
-    if config.resume:
-        raise UserError(
-            "Expected a prediction from its beginning, got --resume. Pass --overwrite to replace "
-            "what lies in the folder."
-        )
 
 
 def _name_unused(config: Config, trained: Trained) -> None:
