@@ -20,7 +20,7 @@ ADDONS_FIT := import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in 
 DEMO := logs/demo
 RUN := $(BIN)/python main.py
 
-.PHONY: help setup addons interop wheel matrix notebooks demo docs test test-fast test-gpu lint format types clean
+.PHONY: help setup addons interop wheel matrix notebooks demo docs test test-fast test-gpu test-scripts lint format types clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -112,6 +112,9 @@ test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there a
 
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
+
+test-scripts: $(STAMP) ## Run the tests of what lies in benchmarks/ and tools/ (about 5 minutes)
+	$(BIN)/python -m pytest -m scripts tests/benchmarks tests/tools
 
 # In one process, as a GPU's memory is not shared well. Without a GPU an error: who asks for these
 # tests must not be told that all is well when none has run.

@@ -40,10 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves the tests that need a GPU to `-m gpu`."""
-    if config.option.markexpr == "gpu":
-        return
-    left_out = [item for item in items if item.get_closest_marker("gpu")]
+    """Leaves the tests that need a GPU to `-m gpu`, those of scripts to `-m scripts`."""
+    others = {"gpu", "scripts"} - {config.option.markexpr}
+    left_out = [item for item in items if any(map(item.get_closest_marker, others))]
     items[:] = [item for item in items if item not in left_out]
     config.hook.pytest_deselected(items=left_out)
 

@@ -28,8 +28,9 @@ TESTS = pathlib.Path(__file__).parent
 PROCESSES = 4  # at most; as many as there are cores
 FILES = 4  # a process
 # Take long: these go first, so that at the end no process is left to itself.
-ALONE = ("distribution", "model", "tasks", "benchmark_gpu", "segmentation", "stand_in_gpu", "fit")
-LEFT_OUT = ("gpu",)  # make test-gpu
+ALONE = ("distribution", "model", "tasks", "segmentation", "stand_in_gpu", "fit")
+# make test-gpu, make test-scripts
+LEFT_OUT = ("gpu", "benchmarks", "benchmark_gpu", "benchmark_nt_xent", "study")
 GIGABYTE = 1e9
 LOOK_EVERY = 3  # seconds; a look at the memory of all processes takes some 0.05 s
 LIMIT = 4.0  # GB that all processes together may hold,

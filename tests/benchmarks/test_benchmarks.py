@@ -17,6 +17,8 @@ from tiny import shallow_encoders
 
 from simclr_tf.augment.recipe import Recipe
 
+pytestmark = pytest.mark.scripts
+
 ROOT = Path(__file__).resolve().parents[2]
 RIVALS = [
     "ours_float32",

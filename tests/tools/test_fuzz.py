@@ -55,6 +55,7 @@ def test_a_broken_file_is_read_right_or_refused_by_name(kind, tmp_path):
     assert set(outcomes) == {"read", "refused"}  # neither all whole nor all broken
 
 
+@pytest.mark.scripts
 def test_the_fuzzing_notices_defects(tmp_path):
     file = tmp_path / "fuzz.json"
     done = subprocess.run(

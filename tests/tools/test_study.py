@@ -13,6 +13,8 @@ import yaml
 from simclr_tf.cli import parse
 from simclr_tf.config.settings import Config
 
+pytestmark = pytest.mark.scripts
+
 ROOT = Path(__file__).resolve().parents[2]
 STUDIES = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
 
