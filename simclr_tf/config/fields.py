@@ -26,6 +26,8 @@ def setting(
     bounds: str = "",
     tasks: Sequence[str] = (),
     needs: str = "",
+    roles: Sequence[str] = (),
+    free_on_resume: bool = False,
     compare: bool = True,
 ) -> Any:
     """Declares a dataclass field that is also a flag and a YAML key.
@@ -38,10 +40,18 @@ def setting(
         bounds: The allowed range as an interval, such as `(0, 1]` or `[2, inf)`.
         tasks: The tasks that read it; none: those of its group (`config.READ_BY`).
         needs: The switch without which it is not read.
+        roles: What it is one of, for who asks for all of them: see `settings.with_role`.
+        free_on_resume: Whether a run that is resumed may go on with another value.
         compare: Whether two configurations that differ in it count as different.
     """
-    metadata = {"group": group, "help": help, "choices": tuple(choices), "bounds": bounds}
+    metadata: dict[str, Any] = {
+        "group": group,
+        "help": help,
+        "choices": tuple(choices),
+        "bounds": bounds,
+    }
     metadata |= {"tasks": tuple(tasks), "needs": needs}
+    metadata |= {"roles": frozenset(roles), "free_on_resume": free_on_resume}
     return dataclasses.field(default=default, metadata=metadata, compare=compare)
 
 

@@ -59,7 +59,7 @@ READ_BY: dict[str, tuple[str, ...]] = {
     "loss": ("pretrain",),
     "optimiser": TRAINING,
     "augmentation": (*TRAINING, "check"),
-    "execution": (*TRAINING, "embed", "check"),
+    "execution": (*TRAINING, "embed", "predict", "check"),
     "run": LEARNING,
     "evaluation": ("evaluate",),
     "prediction": ("predict",),
@@ -80,7 +80,7 @@ class Config:
     """
 
     # -- task --
-    task: str = setting("task", "pretrain", "What to do.", choices=TASKS)
+    task: str = setting("task", "pretrain", "What to do.", choices=TASKS, roles=("recipe",))
     config: str = setting("task", "", "YAML file with settings; flags win over it.", compare=False)
     seed: int = setting(
         "task",
@@ -88,6 +88,7 @@ class Config:
         "Root of everything random: data, draws, weights.",
         bounds="[0, 2147483647]",
         tasks=READ_BY["data"],
+        roles=("drawn from", "recipe"),
     )
 
     # -- data --
@@ -100,26 +101,40 @@ class Config:
         "where there are labels, and may be a .zip or .tar of such a folder; tfrecord:PATTERN "
         "names files of tf.train.Example; npz:FILE arrays.",
         choices=DATASETS,
+        roles=("source", "data", "drawn from"),
     )
-    cifar10: bool = setting("data", False, "Short for --dataset=cifar10.")
+    cifar10: bool = setting(
+        "data", False, "Short for --dataset=cifar10.", roles=("source", "data", "drawn from")
+    )
     train_file_path: str = setting(
         "data",
         "",
         "List of training images, instead of --dataset: one path a line, then a comma and the "
         "label (classification) or the mask's path (segmentation).",
+        roles=("source", "data", "drawn from"),
     )
-    val_file_path: str = setting("data", "", "List of images to report results on.")
+    val_file_path: str = setting(
+        "data", "", "List of images to report results on.", roles=("source", "data", "drawn from")
+    )
     label_pattern: str = setting(
         "data",
         "",
         "Regular expression whose one group, found in a file's name, is the image's class, instead "
         "of its folder or the label in a list; an empty group is class 0. Numbers sort as such.",
+        roles=("data", "drawn from"),
     )
     input_size: tuple[int, int] = setting(
-        "data", (0, 0), "Height and width images are read at; 0: the data set's own.", tasks=TASKS
+        "data",
+        (0, 0),
+        "Height and width images are read at; 0: the data set's own.",
+        tasks=TASKS,
+        roles=("size",),
     )
     crop_size: tuple[int, int] = setting(
-        "data", (0, 0), "Height and width of the views the encoder sees; 0: the same as input_size."
+        "data",
+        (0, 0),
+        "Height and width of the views the encoder sees; 0: the same as input_size.",
+        roles=("size",),
     )
     num_classes: int = setting(
         "data",
@@ -134,6 +149,7 @@ class Config:
         "Share of the labels to train on, drawn class by class.",
         bounds="(0, 1]",
         tasks=WITH_LABELS,
+        roles=("recipe",),
     )
     val_fraction: float = setting(
         "data",
@@ -149,6 +165,7 @@ class Config:
         "pixel's colours brightness and contrast are jittered.",
         bounds="[1, 1024]",
         tasks=(*TRAINING, "embed", "export", "check"),
+        roles=("encoder", "recipe"),
     )
     cache: str = setting(
         "data",
@@ -162,6 +179,7 @@ class Config:
         False,
         "Leave out and count images that do not decode, or lack the label_pattern, instead of "
         "stopping.",
+        roles=("drawn from",),
     )
     max_pixels: int = setting(
         "data",
@@ -169,6 +187,7 @@ class Config:
         "Most pixels that an image file may have, by its header; a larger one counts as bad. 0: "
         "Pillow's limit, about 89 million.",
         bounds="[0, inf)",
+        roles=("drawn from",),
     )
     ignore_label: int = setting(
         "data",
@@ -186,19 +205,40 @@ class Config:
     )
 
     # -- model --
-    model: int = setting("model", 18, "Depth of the ResNet encoder.", choices=(18, 34, 50))
-    width_multiplier: float = setting(
-        "model", 1.0, "Factor on the number of channels.", bounds="[0.0625, 8]"
+    model: int = setting(
+        "model",
+        18,
+        "Depth of the ResNet encoder.",
+        choices=(18, 34, 50),
+        roles=("encoder", "recipe"),
     )
-    depthwise: bool = setting("model", False, "Make the 3x3 convolutions depth-wise separable.")
+    width_multiplier: float = setting(
+        "model",
+        1.0,
+        "Factor on the number of channels.",
+        bounds="[0.0625, 8]",
+        roles=("encoder", "recipe"),
+    )
+    depthwise: bool = setting(
+        "model",
+        False,
+        "Make the 3x3 convolutions depth-wise separable.",
+        roles=("encoder", "recipe"),
+    )
     stem: str = setting(
         "model",
         "auto",
         "First layers: small (3x3, for small images) or imagenet (7x7 and pooling); auto: by size.",
         choices=("auto", "small", "imagenet"),
+        roles=("encoder", "recipe"),
     )
     zdim: int = setting(
-        "model", 128, "Width of the projection z.", bounds="[1, inf)", tasks=("pretrain", "embed")
+        "model",
+        128,
+        "Width of the projection z.",
+        bounds="[1, inf)",
+        tasks=("pretrain", "embed"),
+        roles=("head", "recipe"),
     )
     projection_hidden: int = setting(
         "model",
@@ -206,9 +246,15 @@ class Config:
         "Width of the projection head's hidden layers; 0: the encoder's.",
         bounds="[0, inf)",
         tasks=("pretrain", "embed"),
+        roles=("head",),
     )
     projection_layers: int = setting(
-        "model", 2, "Layers of the projection head.", bounds="[1, 4]", tasks=("pretrain", "embed")
+        "model",
+        2,
+        "Layers of the projection head.",
+        bounds="[1, 4]",
+        tasks=("pretrain", "embed"),
+        roles=("head", "recipe"),
     )
     init_weights: str = setting(
         "model",
@@ -217,6 +263,7 @@ class Config:
         "pretrain_save_path, else random); the PATH of a run, or of a .safetensors or .npz file "
         "with torchvision's and timm's names; or keras:ResNet50, keras.applications' for ImageNet.",
         tasks=(*READ_BY["model"], "predict"),
+        roles=("path",),
     )
     normalize_input: str = setting(
         "model",
@@ -224,30 +271,40 @@ class Config:
         "What the encoder does first to pixels in [0, 1]: none; imagenet, ImageNet's mean and "
         "deviation; or six numbers, mean and deviation of red, green and blue. auto: what the "
         "weights were trained with, imagenet where a file of others does not say.",
+        roles=("encoder", "recipe"),
     )
     stride_in_1x1: bool = setting(
         "model",
         False,
         "Let the bottlenecks of --model=50 halve the map in their first 1x1 convolution, as Keras' "
         "ResNet50 does; off: in the 3x3.",
+        roles=("encoder", "recipe"),
     )
     freeze: bool = setting(
         "model",
         False,
         "Train the head only, on fixed features.",
         tasks=("classification", "segmentation"),
+        roles=("recipe",),
     )
     include_nonlinearity: bool = setting(
         "model",
         False,
         "Put a hidden layer into the classification head; off: it is linear.",
         tasks=("classification", "evaluate"),
+        roles=("recipe",),
     )
 
     # -- loss --
-    temperature: float = setting("loss", 0.1, "Temperature of NT-Xent.", bounds="(0, inf)")
+    temperature: float = setting(
+        "loss", 0.1, "Temperature of NT-Xent.", bounds="(0, inf)", roles=("recipe",)
+    )
     similarity: str = setting(
-        "loss", "cosine", "How two projections are compared.", choices=("cosine", "dot")
+        "loss",
+        "cosine",
+        "How two projections are compared.",
+        choices=("cosine", "dot"),
+        roles=("recipe",),
     )
     dice_weight: float = setting(
         "loss",
@@ -255,6 +312,7 @@ class Config:
         "Weight of the Dice loss beside the cross-entropy of pixels.",
         bounds="[0, inf)",
         tasks=("segmentation",),
+        roles=("recipe",),
     )
     class_weights: str = setting(
         "loss",
@@ -262,12 +320,19 @@ class Config:
         "Weights of the classes in the cross-entropy of pixels: none, balanced (rare classes count "
         "more), or K numbers with commas between.",
         tasks=("segmentation",),
+        roles=("recipe",),
     )
 
     # -- optimiser --
-    optimizer: str = setting("optimiser", "lars", "Update rule.", choices=OPTIMIZERS)
+    optimizer: str = setting(
+        "optimiser", "lars", "Update rule.", choices=OPTIMIZERS, roles=("recipe",)
+    )
     learning_rate: float = setting(
-        "optimiser", 1.0, "Peak learning rate, before lr_scaling.", bounds="[0, inf)"
+        "optimiser",
+        1.0,
+        "Peak learning rate, before lr_scaling.",
+        bounds="[0, inf)",
+        roles=("recipe",),
     )
     encoder_learning_rate: float = setting(
         "optimiser",
@@ -282,13 +347,24 @@ class Config:
         "Growth of the learning rate with the batch: linear, times batch_size / 256; sqrt, times "
         "the root of batch_size.",
         choices=("none", "linear", "sqrt"),
+        roles=("recipe",),
     )
-    weight_decay: float = setting("optimiser", 1e-4, "Weight decay.", bounds="[0, inf)")
+    weight_decay: float = setting(
+        "optimiser", 1e-4, "Weight decay.", bounds="[0, inf)", roles=("recipe",)
+    )
     warmup_epochs: float = setting(
-        "optimiser", 10.0, "Epochs of linear warm-up; the rest is a cosine.", bounds="[0, inf)"
+        "optimiser",
+        10.0,
+        "Epochs of linear warm-up; the rest is a cosine.",
+        bounds="[0, inf)",
+        roles=("recipe",),
     )
-    num_epochs: int = setting("optimiser", 100, "Passes over the data.", bounds="[0, inf)")
-    batch_size: int = setting("optimiser", 256, "Images per step.", bounds="[2, inf)")
+    num_epochs: int = setting(
+        "optimiser", 100, "Passes over the data.", bounds="[0, inf)", roles=("recipe",)
+    )
+    batch_size: int = setting(
+        "optimiser", 256, "Images per step.", bounds="[2, inf)", roles=("recipe",)
+    )
     microbatch_size: int = setting(
         "optimiser",
         0,
@@ -336,6 +412,7 @@ class Config:
         Recipe.strength,
         "Colour strength s: brightness, contrast, saturation 0.8 s, hue 0.2 s.",
         needs="jitter",
+        roles=("recipe",),
     )
     max_rotation: float = setting(
         "augmentation",
@@ -363,7 +440,6 @@ class Config:
         "auto",
         "Number format of the layers; auto: by device.",
         choices=PRECISIONS,
-        tasks=(*READ_BY["execution"], "predict"),
     )
     augment_on: str = setting(
         "execution",
@@ -378,6 +454,7 @@ class Config:
         "Compile the training step with XLA; auto: on a GPU, where a trial shows that it works. "
         "false keeps it off views and losses on the device, too.",
         choices=SWITCHES,
+        tasks=TRAINING,
     )
     steps_per_execution: int = setting(
         "execution",
@@ -386,6 +463,7 @@ class Config:
         "itself. 0: 10 on a GPU, 1 on a CPU.",
         bounds="[0, inf)",
         tasks=TRAINING,
+        free_on_resume=True,
     )
     deterministic: bool = setting(
         "execution",
@@ -399,6 +477,7 @@ class Config:
         "Addresses grpc://HOST:PORT, commas between, of services that make the views of "
         "pre-training (`python -m simclr_tf.data.service`).",
         tasks=("pretrain",),
+        free_on_resume=True,
     )
     strategy: str = setting(
         "execution",
@@ -407,40 +486,68 @@ class Config:
         "environment's TF_CONFIG (multiworker); auto: multiworker where TF_CONFIG names several, "
         "else one GPU.",
         choices=("auto", "none", "mirrored", "multiworker"),
+        free_on_resume=True,
     )
 
     # -- run --
     pretrain_save_path: str = setting(
-        "run", "logs/pretrain", "Run folder of pre-training.", tasks=READ_BY["model"]
+        "run",
+        "logs/pretrain",
+        "Run folder of pre-training.",
+        tasks=READ_BY["model"],
+        roles=("path",),
+        free_on_resume=True,
     )
     finetune_save_path: str = setting(
-        "run", "logs/finetune", "Run folder of the other tasks.", tasks=TASKS[1:]
+        "run",
+        "logs/finetune",
+        "Run folder of the other tasks.",
+        tasks=TASKS[1:],
+        roles=("path",),
+        free_on_resume=True,
     )
     resume: bool = setting(
-        "run", False, "Go on from the newest checkpoint of the run folder.", tasks=TASKS
+        "run",
+        False,
+        "Go on from the newest checkpoint of the run folder.",
+        tasks=TASKS,
+        free_on_resume=True,
     )
     overwrite: bool = setting(
-        "run", False, "Replace a finished run in the run folder.", tasks=TASKS
+        "run", False, "Replace a finished run in the run folder.", tasks=TASKS, free_on_resume=True
     )
-    save_every_epochs: int = setting("run", 1, "Epochs between checkpoints.", bounds="[1, inf)")
+    save_every_epochs: int = setting(
+        "run", 1, "Epochs between checkpoints.", bounds="[1, inf)", free_on_resume=True
+    )
     save_every_minutes: float = setting(
         "run",
         0.0,
         "Least minutes between the checkpoints of two epochs; the last epoch is saved in any case. "
         "0: none on a CPU; 1 on a GPU, unless save_every_epochs is given.",
         bounds="[0, inf)",
+        free_on_resume=True,
     )
     keep_checkpoints: int = setting(
         "run",
         3,
         "Newest checkpoints kept; where the newest is damaged, the one before is taken.",
         bounds="[1, inf)",
+        free_on_resume=True,
     )
     eval_every_epochs: int = setting(
-        "run", 5, "Epochs between evaluations; 0: at the end only.", bounds="[0, inf)"
+        "run",
+        5,
+        "Epochs between evaluations; 0: at the end only.",
+        bounds="[0, inf)",
+        free_on_resume=True,
     )
     log_every_steps: int = setting(
-        "run", 10, "Steps between lines of the log.", bounds="[1, inf)", tasks=TRAINING
+        "run",
+        10,
+        "Steps between lines of the log.",
+        bounds="[1, inf)",
+        tasks=TRAINING,
+        free_on_resume=True,
     )
     max_steps: int = setting(
         "run",
@@ -448,12 +555,19 @@ class Config:
         "End after so many optimiser steps in all; 0: no limit.",
         bounds="[0, inf)",
         tasks=TRAINING,
+        free_on_resume=True,
     )
     histograms: bool = setting(
-        "run", False, "Let TensorBoard have the weights' histograms after each evaluation, too."
+        "run",
+        False,
+        "Let TensorBoard have the weights' histograms after each evaluation, too.",
+        free_on_resume=True,
     )
     profile: bool = setting(
-        "run", False, "Let TensorBoard have a profile of the steps 10 to 20 of this process."
+        "run",
+        False,
+        "Let TensorBoard have a profile of the steps 10 to 20 of this process.",
+        free_on_resume=True,
     )
     tracker: str = setting(
         "run",
@@ -462,6 +576,7 @@ class Config:
         "installed and is told where to by its own environment variables.",
         choices=TRACKERS,
         tasks=READ_BY["execution"],
+        free_on_resume=True,
     )
     preview: bool = setting(
         "run",
@@ -666,7 +781,7 @@ class Config:
                     "Config.resolve turns text into values."
                 )
         self.recipe()
-        _put_over(vars(self), {name: getattr(self, name) for name in _SOURCE})
+        _put_over(vars(self), {name: getattr(self, name) for name in with_role("source")})
         self._check_text()
         self._check_sizes()
         if self.microbatch_size and self.batch_size % self.microbatch_size:
@@ -688,7 +803,7 @@ class Config:
             )
 
     def _check_text(self) -> None:
-        for name in ("pretrain_save_path", "finetune_save_path", "init_weights"):
+        for name in with_role("path"):
             if not getattr(self, name).strip():
                 raise UserError(
                     f"Expected a path for --{name}, got ''. "
@@ -715,8 +830,8 @@ class Config:
                 )
 
     def _check_sizes(self) -> None:
-        for name in ("input_size", "crop_size", "tile_size"):
-            size = getattr(self, name)
+        sizes = {n: getattr(self, n) for n, f in SETTINGS.items() if "tuple" in str(f.type)}
+        for name, size in sizes.items():
             if size != (0, 0) and min(size) < 8:
                 raise UserError(
                     f"Expected --{name} of 8 pixels or more to either side, got {show(size)}. "
@@ -727,12 +842,18 @@ class Config:
 SETTINGS: dict[str, dataclasses.Field] = {
     field.name: field for field in dataclasses.fields(Config) if field.metadata
 }
-
-
 """The fields of Config that are flags, by name."""
 
 
-_SOURCE = ("dataset", "cifar10", "train_file_path")
+def with_role(role: str) -> tuple[str, ...]:
+    """Returns the names of the settings that were declared with a role, in their order."""
+    return tuple(name for name, field in SETTINGS.items() if role in field.metadata["roles"])
+
+
+def fixed_on_resume() -> frozenset[str]:
+    """Returns the names of the settings that a resumed run must have as it began."""
+    free = {name for name, field in SETTINGS.items() if field.metadata["free_on_resume"]}
+    return frozenset(SETTINGS) - free - {"config"}
 
 
 def tasks_of(field: dataclasses.Field) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import tempfile
 from typing import Any
 
 import simclr_tf
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import SETTINGS, Config, tasks_of, with_role
 from simclr_tf.errors import UserError
 from simclr_tf.interop import model_card
 from simclr_tf.interop.export_formats import NAMES, Exported, save
@@ -24,7 +24,6 @@ from simclr_tf.workflow.encoder import build_encoder, load_encoder_weights
 from simclr_tf.workflow.missing_run import spell_runs_near
 from simclr_tf.workflow.pixel_normalization import mean_std, normalization
 from simclr_tf.workflow.weights import (
-    ENCODER_SETTINGS,
     adopt_encoder,
     pretrained_source,
     settings_of,
@@ -32,24 +31,6 @@ from simclr_tf.workflow.weights import (
 
 CARD = "README.md"
 PARTIAL = ".simclr_tf-export-"  # how the name of the folder begins that an export is written in
-# What the card tells of a run. Paths stay out of it: a card is for others.
-RECIPE = (
-    "task",
-    *ENCODER_SETTINGS,
-    "optimizer",
-    "learning_rate",
-    "lr_scaling",
-    "weight_decay",
-    "warmup_epochs",
-    "num_epochs",
-    "batch_size",
-    "seed",
-)
-RECIPE_OF_TASK = {
-    "pretrain": ("temperature", "similarity", "zdim", "projection_layers", "strength"),
-    "classification": ("freeze", "include_nonlinearity", "label_fraction"),
-    "segmentation": ("freeze", "dice_weight", "class_weights", "label_fraction"),
-}
 METRICS = (
     "loss",
     "contrastive_accuracy",
@@ -144,7 +125,7 @@ def _load_encoder(config: Config) -> tuple[Exported, Origin]:
     run_folder = None if trained is None else checkpoint.parent.parent
     size = _size(config, trained, run_folder)
     if trained is not None:
-        shape = {name: getattr(config, name) for name in ENCODER_SETTINGS}
+        shape = {name: getattr(config, name) for name in with_role("encoder")}
         config = trained.replace(**shape)
     encoder = build_encoder(config)
     load_encoder_weights(encoder, checkpoint)
@@ -330,13 +311,15 @@ def _torch_code(exported: Exported, trained: Config, name: str) -> str:
 
 def _facts(origin: Origin) -> dict[str, Any]:
     config = origin.config
-    names: tuple[str, ...] = ENCODER_SETTINGS
+    names = with_role("encoder")
     facts: dict[str, Any] = {"weights": origin.weights.name}
     if origin.run is not None:
         kind, _, rest = config.dataset.partition(":")
         own = rest if kind == "tfds" else pathlib.PurePath(rest).name
         facts["data"] = "a list of files" if config.train_file_path else f"{kind}:{own}".rstrip(":")
-        names = RECIPE + RECIPE_OF_TASK.get(config.task, ())
+        # Paths stay out of it: a card is for others.
+        recipe = {name: tasks_of(SETTINGS[name]) for name in with_role("recipe")}
+        names = tuple(name for name, tasks in recipe.items() if config.task in tasks)
     return facts | {name: getattr(config, name) for name in names}
 
 

@@ -7,7 +7,7 @@ import pathlib
 import zlib
 from collections.abc import Callable, Iterable
 
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import Config, fixed_on_resume
 from simclr_tf.errors import UserError
 from simclr_tf.runs.checkpoints import Variables, read_arrays, restore, step_of
 from simclr_tf.runs.folder import RunFolder
@@ -19,26 +19,6 @@ from simclr_tf.workflow.fingerprint import check_same_images
 from simclr_tf.workflow.pixel_normalization import normalization
 from simclr_tf.workflow.plan import Plan
 from simclr_tf.workflow.run import Run
-
-# A resumed run may change these without becoming another run.
-FREE_ON_RESUME = (
-    "resume",
-    "overwrite",
-    "max_steps",
-    "pretrain_save_path",
-    "finetune_save_path",
-    "keep_checkpoints",
-    "save_every_epochs",
-    "save_every_minutes",
-    "eval_every_epochs",
-    "log_every_steps",
-    "data_service",
-    "steps_per_execution",
-    "strategy",
-    "histograms",
-    "profile",
-    "tracker",
-)
 
 
 def begin_or_resume(
@@ -62,7 +42,7 @@ def begin_or_resume(
         UserError: There is nothing to resume that fits, or a worker runs something else.
     """
     step = _begin_or_resume(run, variables, plan, first_row) if run.leads else 0
-    same = {k: v for k, v in run.config.to_dict().items() if k not in FREE_ON_RESUME}
+    same = {k: v for k, v in run.config.to_dict().items() if k in fixed_on_resume()}
     steps = plan.steps_per_epoch if plan else 0
     fingerprint = zlib.crc32(repr((sorted(same.items()), steps)).encode())
     return distribution.take_from_leader(run.strategy, variables, step, fingerprint)
@@ -202,7 +182,7 @@ def check_resumed(config: Config, folder: RunFolder, names: Iterable[str] | None
     changed = [
         f"--{name}={now[name]} (began with {began[name]})"
         for name in (now if names is None else names)
-        if name in began and name not in FREE_ON_RESUME and now[name] != began[name]
+        if name in began and name in fixed_on_resume() and now[name] != began[name]
     ]
     if changed:
         raise UserError(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simclr_tf.config.fields import read_all, show
-from simclr_tf.config.settings import SETTINGS, Config
+from simclr_tf.config.settings import SETTINGS, Config, with_role
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
 from simclr_tf.interop.torch_names import encoder_settings, find_encoder, to_torch
@@ -23,19 +23,6 @@ from simclr_tf.workflow.missing_run import (
 )
 from simclr_tf.workflow.pixel_normalization import mean_std, normalization
 
-SOURCE_SETTINGS = ("dataset", "cifar10", "train_file_path", "val_file_path")
-DATA_SETTINGS = (*SOURCE_SETTINGS, "label_pattern")
-SIZE_SETTINGS = ("input_size", "crop_size")
-HEAD_SETTINGS = ("zdim", "projection_hidden", "projection_layers")
-ENCODER_SETTINGS = (
-    "model",
-    "width_multiplier",
-    "depthwise",
-    "stem",
-    "stride_in_1x1",
-    "normalize_input",
-    "channels",
-)
 OWN = "encoder/"  # what our checkpoints put before the names of an encoder's variables
 
 
@@ -131,14 +118,14 @@ def adopt_encoder(config: Config, checkpoint: pathlib.Path) -> Config:
 
 
 def _read_shape(config: Config, checkpoint: pathlib.Path) -> dict[str, Any]:
-    """Returns those of ENCODER_SETTINGS that weights come with."""
+    """Returns the settings of the role encoder that weights come with."""
     if str(checkpoint) == keras_applications.NAME:
         return keras_applications.SETTINGS
     folder = run_of(checkpoint)
     trained = folder.settings() if folder else None
     if folder and trained:
         trained = OLDER | trained
-        there = {name: trained[name] for name in ENCODER_SETTINGS if name in trained}
+        there = {name: trained[name] for name in with_role("encoder") if name in trained}
         shape = read_all(SETTINGS, there, str(folder.path / "config.yaml"))
         return shape | {"normalize_input": normalization(shape["normalize_input"])}
     arrays, metadata = read_file(checkpoint)
@@ -185,7 +172,7 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
     trained = settings_of(checkpoint)
     if trained is None:
         return config
-    adopted: dict[str, Any] = {name: getattr(trained, name) for name in HEAD_SETTINGS}
+    adopted: dict[str, Any] = {name: getattr(trained, name) for name in with_role("head")}
     for name, value in adopted.items():
         asked = config.task == "embed" and config.with_z and name in config.given
         if asked and getattr(config, name) != value:
@@ -193,13 +180,13 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
                 f"Expected --{name}={value}, as the projection head in {checkpoint} was trained, "
                 f"got {getattr(config, name)}. Leave out --{name}."
             )
-    same = all(getattr(config, name) == getattr(trained, name) for name in DATA_SETTINGS)
-    if "seed" not in config.given and (same or config.given.isdisjoint(SOURCE_SETTINGS)):
+    same = all(getattr(config, name) == getattr(trained, name) for name in with_role("data"))
+    if "seed" not in config.given and (same or config.given.isdisjoint(with_role("source"))):
         adopted["seed"] = trained.seed  # what is drawn, and what is held back, depends on it
-    if config.given.isdisjoint(SOURCE_SETTINGS):
+    if config.given.isdisjoint(with_role("source")):
         _check_data(trained, checkpoint)
         # Its images may be asked for with other labels.
-        there = set(DATA_SETTINGS) - config.given
+        there = set(with_role("data")) - config.given
         adopted |= {name: getattr(trained, name) for name in there}
         print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
     return adopt_sizes(config.replace(**adopted), checkpoint)
@@ -231,9 +218,9 @@ def _sizes_of(config: Config, checkpoint: pathlib.Path) -> dict[str, tuple[int, 
     """Returns the sizes of the checkpoint's run; none where a flag gives one."""
     folder = run_of(checkpoint)
     trained = folder.settings() if folder else None
-    if folder is None or trained is None or not config.given.isdisjoint(SIZE_SETTINGS):
+    if folder is None or trained is None or not config.given.isdisjoint(with_role("size")):
         return {}
-    there = {name: trained[name] for name in SIZE_SETTINGS if name in trained}
+    there = {name: trained[name] for name in with_role("size") if name in trained}
     return read_all(SETTINGS, there, str(folder.path / "config.yaml"))
 
 

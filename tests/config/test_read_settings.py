@@ -28,8 +28,8 @@ pytestmark = pytest.mark.usefixtures("shallow")
 RESOLVED = {"task", "config", "cifar10"}  # what they say is in other settings once they are read
 # Told to every task as its run begins, and without effect beyond the tasks that are declared.
 IDLE = {
-    "augment_on": {"classification", "segmentation", "evaluate", "embed", "check"},
-    "keep_checkpoints": {"evaluate", "embed", "check"},  # which save none
+    "augment_on": {"classification", "segmentation", "evaluate", "embed", "predict", "check"},
+    "keep_checkpoints": {"evaluate", "embed", "predict", "check"},  # which save none
 }
 
 read: set[str] = set()

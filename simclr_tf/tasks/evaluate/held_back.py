@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import Config, with_role
 from simclr_tf.data import Source
-from simclr_tf.workflow.weights import DATA_SETTINGS, SOURCE_SETTINGS
-
-# What is held back is drawn from the images that these settings leave, by seed and share.
-DRAWN_FROM = (*DATA_SETTINGS, "seed", "skip_bad_images", "max_pixels")
 
 
 def adopt_held_back(config: Config, trained: Config | None) -> Config:
@@ -26,7 +22,7 @@ def note_on_test(config: Config, trained: Config | None, test: Source) -> str | 
     """
     if not test.name.endswith("held back") or trained is None:
         return None
-    if any(getattr(config, name) != getattr(trained, name) for name in SOURCE_SETTINGS):
+    if any(getattr(config, name) != getattr(trained, name) for name in with_role("source")):
         return None
     if not trained.val_fraction:
         return (
@@ -46,4 +42,5 @@ def note_on_test(config: Config, trained: Config | None, test: Source) -> str | 
 
 
 def _drawn_alike(config: Config, trained: Config) -> bool:
-    return all(getattr(config, name) == getattr(trained, name) for name in DRAWN_FROM)
+    """Tells whether what is held back is drawn from the same images, by the same seed."""
+    return all(getattr(config, name) == getattr(trained, name) for name in with_role("drawn from"))
