@@ -1,126 +1,200 @@
-"""A `tf.data` service on a machine that makes views for another one, which trains on them.
+"""Services of `tf.data`: machines that make views for another one, which trains on them.
 
-    python -m simclr_tf.data.service --host=NAME
+    python -m simclr_tf.data.service --host=NAME                on each machine that makes views
+    python main.py --task=pretrain --data_service=grpc://NAME:5050,grpc://OTHER:5050
 
-runs until Ctrl-C and prints what the training machine passes as `--data_service`. Each service is
-one dispatcher with one worker and knows of no other: see `served` for why.
-
-Whoever reaches the ports can have anything computed here: there is no password.
+Of W services, number k makes the steps k, k + W, ... in their order, and training takes turns, so
+that the batches are those of a run without services, whatever W is: bit for bit where all machines
+have the same kind of processor. Whoever reaches the ports can have anything computed here: there is
+no password.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import socket
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from simclr_tf import environment
+from simclr_tf.data.memory import whole_of
+from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
+
+MOST_BYTES = 2**31 - 2**24  # images are sent as one message, and TensorFlow's are below 2 GiB
+LOOK_SECONDS, MISSES = 10.0, 3  # between looks for a service; so many in vain, and it is gone
+
+
+class Services:
+    """The services that make a run's views; without addresses, views are made in this process.
+
+    Args:
+        addresses: Such as "grpc://localhost:5050".
+
+    Raises:
+        UserError: A service is not reached.
+    """
+
+    def __init__(self, addresses: Sequence[str] = ()) -> None:
+        self.addresses = tuple(addresses)
+        for address in self.addresses:
+            _reach(address)
+
+    def check(self, source: Source) -> None:
+        """Raises UserError where a source cannot be sent to the services."""
+        sent = 0 if source.images is None else whole_of(source.images).nbytes
+        if self.addresses and not 0 < sent <= MOST_BYTES:
+            got = f"{sent / 2**30:.2f} GiB of {source.name}" if sent else f"files, {source.name}"
+            raise UserError(
+                f"Expected images in memory, at most {MOST_BYTES / 2**30:.2f} GiB, for "
+                f"--data_service, got {got}. Pass --cache=true with an --input_size, a smaller one "
+                "where it is too much, or leave --data_service out."
+            )
+
+    def batches(
+        self, make: Callable[..., Any], source: Source, first: int, last: int
+    ) -> Any:  # a tf.data.Dataset, which is not imported where a service is only started
+        """Returns the batches of the steps first..last-1, in their order.
+
+        Args:
+            make: (first_step=, last_step=, step_stride=) -> the data set of every so many steps,
+                such as a partial `two_views`.
+            source: What `make` reads, in memory.
+            first, last: First included, last not.
+        """
+        if not self.addresses:
+            return make(first_step=first, last_step=last)
+        import tensorflow as tf
+
+        service, stride = tf.data.experimental.service, len(self.addresses)
+
+        def served(turn: int) -> tf.data.Dataset:
+            batches = make(first_step=first + turn, last_step=last, step_stride=stride)
+            address, off = self.addresses[turn], service.ShardingPolicy.OFF
+            return batches.apply(service.distribute(off, address, compression=None))
+
+        turns = tf.data.Dataset.range(last - first).map(lambda number: number % stride)
+        taken = tf.data.Dataset.choose_from_datasets(
+            [served(turn) for turn in range(stride)], turns, stop_on_empty_dataset=False
+        )
+        return taken.apply(tf.data.experimental.assert_cardinality(last - first)).prefetch(2)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Ends the process, with exit code 2, where a service goes away within the block.
+
+        TensorFlow itself waits for it for an hour, deaf to Ctrl-C, and has no public way to stop.
+
+        Raises:
+            UserError: A service was begun anew, and knows nothing of the views it was making.
+        """
+        import tensorflow as tf
+
+        over = threading.Event()
+        for address in self.addresses:
+            threading.Thread(target=_watch, args=(address, over), daemon=True).start()
+        try:
+            yield
+        except (tf.errors.NotFoundError, tf.errors.UnavailableError) as error:
+            if not self.addresses:
+                raise
+            raise UserError(
+                f"Expected views from {', '.join(self.addresses)}, got: {error.message}. Go on "
+                "from the last checkpoint with --resume."
+            ) from None
+        finally:
+            over.set()
+
+
+def _watch(address: str, over: threading.Event) -> None:
+    """Looks for a service now and then; where it is gone, ends the process."""
+    misses, said = 0, ""
+    while misses < MISSES and not over.wait(LOOK_SECONDS):
+        try:
+            _reach(address)
+            misses = 0
+        except UserError as error:
+            misses, said = misses + 1, str(error)
+    if misses == MISSES:
+        print(f"error: {said} Then go on with --resume.", file=sys.stderr, flush=True)
+        os._exit(environment.WRONG)  # the checkpoints are whole; nothing else would be heard
+
+
+def _reach(address: str) -> None:
+    """Raises UserError where there is no service, of two ports, at an address."""
+    host, _, port = address.partition("://")[2].rpartition(":")
+    for number in (int(port), int(port) + 1):
+        try:
+            socket.create_connection((host, number), timeout=5.0).close()
+        except OSError as error:
+            raise UserError(
+                f"Expected a tf.data service at {address}, got: {error.strerror or error} at port "
+                f"{number}. Start `python -m simclr_tf.data.service --host={host} --port={port}` "
+                "there, or leave --data_service out."
+            ) from None
+
+
+def start(port: int, host: str) -> tuple[Any, Any]:
+    """Starts dispatcher and worker, at `port` and the next; they live as long as what is returned.
+
+    Raises:
+        UserError: One of the ports is in use.
+    """
+    import tensorflow as tf
+
+    for number in (port, port + 1):  # TensorFlow would share it, and get every second request
+        with socket.socket() as probe, contextlib.suppress(ConnectionRefusedError):
+            probe.connect(("localhost", number))
+            raise UserError(f"Expected port {number} to be free, got one in use. Pass another.")
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
+    worker = service.WorkerConfig(
+        dispatcher_address=f"localhost:{port}", worker_address=f"{host}:{port + 1}", port=port + 1
+    )
+    return dispatcher, service.WorkerServer(worker)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a service until it is interrupted; returns 0 then, 2 where the command is wrong."""
+    """Runs a service until Ctrl-C; returns 0 then, 2 where the command is wrong."""
     environment.leave_where_incomplete()
-    try:
-        given = _parse(argv)
-        # A default for what TensorFlow prints as it starts; the user's own environment wins.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        from simclr_tf.data.batches.tensors import one_thread_an_operation
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # the user's own environment wins
+    parser = argparse.ArgumentParser(
+        prog="python -m simclr_tf.data.service",
+        description="Makes views for a machine that trains, until Ctrl-C.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        choices=range(1, 2**16 - 1),
+        metavar="PORT",
+        default=5050,
+        help="this port and the next (5050)",
+    )
+    parser.add_argument("--host", default="localhost", help="name by which the trainer reaches it")
+    given = parser.parse_args(argv)
+    from simclr_tf.data.batches.tensors import one_thread_an_operation
 
-        one_thread_an_operation()
+    one_thread_an_operation()
+    try:
         servers = start(given.port, given.host)
-        address = address_of(servers, given.host)
+        address = f"grpc://{given.host}:{given.port}"
         print(f"making views, until Ctrl-C; train with --data_service={address}", flush=True)
         threading.Event().wait()
+        del servers
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return environment.WRONG
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     return 0
 
 
-def start(port: int, host: str = "localhost") -> tuple[Any, Any]:
-    """Starts a service in this process: it lives as long as what is returned.
-
-    Args:
-        port: Of the dispatcher; the worker's is the next one. 0: any two that are free.
-        host: The name or address by which those who train reach this machine.
-
-    Returns:
-        The dispatcher and the worker.
-
-    Raises:
-        UserError: One of the ports is in use.
-    """
-    worker_port = port + 1 if port else 0
-    for wanted in filter(None, (port, worker_port)):
-        _check_free(wanted)
-    import tensorflow as tf
-
-    service = tf.data.experimental.service
-    dispatcher = service.DispatchServer(service.DispatcherConfig(port=port))
-    worker = service.WorkerServer(
-        service.WorkerConfig(
-            dispatcher_address=dispatcher.target.partition("://")[2],
-            worker_address=f"{host}:%port%",  # TensorFlow puts the number in
-            port=worker_port,
-        )
-    )
-    return dispatcher, worker
-
-
-def address_of(servers: tuple[Any, Any], host: str = "localhost") -> str:
-    """Returns the address of a service that was started, such as grpc://NAME:5050."""
-    return f"grpc://{host}:{servers[0].target.rpartition(':')[2]}"
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(
-            f"{message[:1].upper()}{message[1:]}. `python -m simclr_tf.data.service --help` lists "
-            "the flags."
-        )
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(prog="python -m simclr_tf.data.service", allow_abbrev=False)
-    parser.description = "Makes views for a machine that trains, until Ctrl-C."
-    parser.add_argument(
-        "--port", type=int, default=5050, help="Port, the next one is used too; 0: any two (5050)."
-    )
-    parser.add_argument(
-        "--host",
-        default="localhost",
-        help="Name by which the training machine reaches this one (localhost: it is the same).",
-    )
-    given = parser.parse_args(argv)
-    if not 0 <= given.port < 2**16 - 1:
-        raise UserError(
-            f"Expected --port in [0, {2**16 - 2}], got {given.port}. Leave it out for 5050."
-        )
-    return given
-
-
-def _check_free(port: int) -> None:
-    # TensorFlow itself would share the port with the other service, and get every second request.
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise UserError(
-                f"Expected port {port} to be free, got: {error.strerror}. A service takes the port "
-                "it is given and the next one; pass another --port."
-            ) from None
-
-
 if __name__ == "__main__":
     code = main()
     sys.stdout.flush()
-    # Taken down in order, TensorFlow's servers would wait for those who are still asking for views.
-    os._exit(code)
+    os._exit(code)  # taken down in order, the servers would wait for those who still ask for views

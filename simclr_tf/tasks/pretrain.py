@@ -16,8 +16,8 @@ from simclr_tf import augment as augmentation
 from simclr_tf import data, plots
 from simclr_tf.config.settings import Config
 from simclr_tf.data.batches.order import Shard
-from simclr_tf.data.batches.served import Services
 from simclr_tf.data.batches.train import check_held, drawn_batches, two_views
+from simclr_tf.data.service import Services
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import pixel_encoder
 from simclr_tf.losses.contrastive import NTXent
@@ -122,7 +122,7 @@ class Pretraining(Trainer):
         _plot_views(run, subject.parts.train, self.views(first_step=0, last_step=1))
         if not step:  # a run that is resumed has shown them
             show_picture(run.folder, run.folder.plots / "views.png")
-        with self.services.named_errors():
+        with self.services.watched():
             yield
 
     def report(self, run: Run, subject: Subject, plan: Plan, network: Network) -> dict[str, Any]:
