@@ -92,6 +92,28 @@ def test_imports_go_down(path):
     assert not wrong, f"{path} imports {sorted(wrong)}, which its floor may not"
 
 
+def test_no_imports_go_in_circles():
+    # What is loaded on first use alone (the two lists of public names) is no import of theirs.
+    lazy = {PACKAGE / "__init__.py", PACKAGE / "data" / "__init__.py"}
+    names = {module_name(path).removesuffix(".__init__"): path for path in MODULES}
+    imports = {
+        name: set() if path in lazy else modules_in(path, names) - {name}
+        for name, path in names.items()
+    }
+    while leaves := {name for name, others in imports.items() if not others & imports.keys()}:
+        imports = {name: others for name, others in imports.items() if name not in leaves}
+    assert not imports, f"these import each other, or what does: {sorted(imports)}"
+
+
+def modules_in(path, names):
+    """The modules, of `names`, that a file imports, or imports a name from."""
+    nodes = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom))
+    dotted = (
+        (node.module, f"{node.module}.{alias.name}") for node in nodes for alias in node.names
+    )
+    return {name if name in names else module for module, name in dotted} & names.keys()
+
+
 @pytest.mark.parametrize(
     ("importer", "imported", "allowed"),
     [

@@ -13,8 +13,6 @@ microbatch at a time.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import keras
 import tensorflow as tf
 
@@ -22,14 +20,11 @@ from simclr_tf.losses.contrastive import Contrast
 from simclr_tf.models.cross_replica import local_statistics
 from simclr_tf.training.distribution import mean_over_replicas
 
-if TYPE_CHECKING:
-    from simclr_tf.training.model import SimCLR
-
 Sums = list[tf.Tensor]
 
 
 def cached_gradients(
-    model: SimCLR, views: tuple[tf.Tensor, tf.Tensor], microbatch_size: int
+    model: keras.Model, views: tuple[tf.Tensor, tf.Tensor], microbatch_size: int
 ) -> tuple[Contrast, list[tf.Tensor]]:
     """Returns the contrast of a batch and its gradients, holding one microbatch's activations.
 
@@ -39,7 +34,7 @@ def cached_gradients(
     layers do; each microbatch draws its own.
 
     Args:
-        model: Compiled.
+        model: A `SimCLR`, compiled.
         views: Two views, float [N, h, w, C] each.
         microbatch_size: m, a divisor of N.
 
