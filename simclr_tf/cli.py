@@ -109,7 +109,7 @@ def parse(argv: Sequence[str]) -> Config:
                 f"Expected a value after --{name}, got none. "
                 f"Pass {spell_flag(SETTINGS[name])}, for instance."
             )
-    return dataclasses.replace(Config.resolve(**flags), words=tuple(argv))
+    return Config.resolve(**flags)
 
 
 def describe() -> str:

@@ -76,7 +76,7 @@ class Config:
 
     Attributes:
         given: The names the user set, by YAML or by flag; neither a flag nor in YAML.
-        words: The command line they were read from; empty where there was none.
+        typed: Those among them that were given by flag, not by a YAML file.
     """
 
     # -- task --
@@ -668,7 +668,7 @@ class Config:
     )
 
     given: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
-    words: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    typed: frozenset[str] = dataclasses.field(default=frozenset(), compare=False, repr=False)
 
     @classmethod
     def resolve(cls, **settings: object) -> Config:
@@ -693,7 +693,8 @@ class Config:
         source = "lists" if chosen["train_file_path"] else chosen["dataset"].partition(":")[0]
         task, data = PRESETS.get(chosen["task"], {}), DATA_PRESETS.get((chosen["task"], source), {})
         frozen = FROZEN_PRESET if chosen["task"] == "classification" and chosen["freeze"] else {}
-        return cls(**overlay(defaults | task | data | frozen), given=frozenset(file | flags))
+        values = overlay(defaults | task | data | frozen)
+        return cls(**values, given=frozenset(file | flags), typed=frozenset(flags))
 
     @property
     def save_path(self) -> str:
@@ -706,15 +707,9 @@ class Config:
         own = {"pretrain": "pretrain_save_path", "predict": "predict_save_path"}
         return own.get(self.task, "finetune_save_path")
 
-    def flags(self) -> frozenset[str]:
-        """Returns the names of the settings that were given by flag, not by a YAML file.
-
-        With a file, which of both gave one shows in `words` alone.
-        """
-        if not self.config:
-            return self.given
-        typed = {word.partition("=")[0] for word in self.words}
-        return frozenset(n for n in self.given if not typed.isdisjoint((f"--{n}", f"--no-{n}")))
+    def command(self) -> list[str]:
+        """Returns the words after `main.py` that ask for the settings that were given by flag."""
+        return [f"--{name}={show(getattr(self, name))}" for name in SETTINGS if name in self.typed]
 
     def unused(self) -> list[str]:
         """Returns the settings given by flag that the task does not read, in their order; in
@@ -725,7 +720,7 @@ class Config:
             off = set(OPERATIONS)
         words = []
         for name, field in SETTINGS.items():
-            if name not in self.flags():
+            if name not in self.typed:
                 continue
             if self.task not in tasks_of(field):
                 words.append(f"--{name}")
@@ -740,7 +735,7 @@ class Config:
         return any(getattr(self, name) and name in self.given for name in OPERATIONS)
 
     def replace(self, **changes: object) -> Config:
-        """Returns a copy with some settings changed; `given` and `words` stay."""
+        """Returns a copy with some settings changed; `given` and `typed` stay."""
         return dataclasses.replace(self, **_put_over(vars(self), read_all(SETTINGS, changes)))
 
     def recipe(self) -> Recipe:

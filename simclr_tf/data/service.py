@@ -18,12 +18,15 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from simclr_tf import environment
-from simclr_tf.data.memory import whole_of
-from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
+
+if TYPE_CHECKING:  # `main` says what is missing where NumPy or TensorFlow is
+    import tensorflow as tf
+
+    from simclr_tf.data.source import Source
 
 MOST_BYTES = 2**31 - 2**24  # images are sent as one message, and TensorFlow's are below 2 GiB
 LOOK_SECONDS, MISSES = 10.0, 3  # between looks for a service; so many in vain, and it is gone
@@ -46,6 +49,8 @@ class Services:
 
     def check(self, source: Source) -> None:
         """Raises UserError where a source cannot be sent to the services."""
+        from simclr_tf.data.memory import whole_of
+
         sent = 0 if source.images is None else whole_of(source.images).nbytes
         if self.addresses and not 0 < sent <= MOST_BYTES:
             got = f"{sent / 2**30:.2f} GiB of {source.name}" if sent else f"files, {source.name}"
@@ -56,14 +61,13 @@ class Services:
             )
 
     def batches(
-        self, make: Callable[..., Any], source: Source, first: int, last: int
-    ) -> Any:  # a tf.data.Dataset, which is not imported where a service is only started
+        self, make: Callable[..., tf.data.Dataset], first: int, last: int
+    ) -> tf.data.Dataset:
         """Returns the batches of the steps first..last-1, in their order.
 
         Args:
             make: (first_step=, last_step=, step_stride=) -> the data set of every so many steps,
                 such as a partial `two_views`.
-            source: What `make` reads, in memory.
             first, last: First included, last not.
         """
         if not self.addresses:

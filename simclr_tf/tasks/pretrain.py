@@ -56,8 +56,7 @@ class Pretraining(Trainer):
     services: Services
     loss: NTXent
     monitor: KNNMonitor
-    train: data.Source
-    views: Callable[..., tf.data.Dataset]  # of these images
+    views: Callable[..., tf.data.Dataset]  # of the training images
 
     def strategies(self, config: Config) -> tuple[str, ...]:
         return ("mirrored", "multiworker")
@@ -79,7 +78,6 @@ class Pretraining(Trainer):
 
     def build(self, run: Run, subject: Subject, plan: Plan) -> Network:
         config, train, size = run.config, subject.parts.train, subject.size
-        self.train = train
         self.services = _reach_services(run)
         self.services.check(train)
         make_views = functools.partial(
@@ -115,7 +113,7 @@ class Pretraining(Trainer):
 
     def _views_of_step(self, first: int, last: int, shard: Shard) -> tf.data.Dataset:
         make = functools.partial(self.views, shard=shard)
-        return self.services.batches(make, self.train, first, last)
+        return self.services.batches(make, first, last)
 
     @contextlib.contextmanager
     def around_training(self, run: Run, subject: Subject, step: int) -> Iterator[None]:

@@ -21,8 +21,10 @@ def names_pretraining(config: Config) -> bool:
     """
     if config.init_weights != "auto" or "pretrain_save_path" not in config.given:
         return False
-    by_flag = not config.config or "pretrain_save_path" in config.flags()
-    return by_flag or config.pretrain_save_path != SETTINGS["pretrain_save_path"].default
+    return (
+        "pretrain_save_path" in config.typed
+        or config.pretrain_save_path != SETTINGS["pretrain_save_path"].default
+    )
 
 
 def what_is_there(path: pathlib.Path) -> str:

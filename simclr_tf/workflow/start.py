@@ -198,7 +198,7 @@ def _chose_folder(config: Config, here: pathlib.Path) -> bool:
     return (
         began.get("task") != config.task
         or began.get(config.save_flag) != config.save_path
-        or any(word.partition("=")[0] == f"--{config.save_flag}" for word in config.words)
+        or config.save_flag in config.typed
     )
 
 

@@ -63,7 +63,7 @@ def refused(*words: str) -> str:
 
 def test_the_flags_are_those_of_the_contract():
     assert list(SETTINGS) == CONTRACT
-    assert set(SETTINGS) | {"given", "words"} == {
+    assert set(SETTINGS) | {"given", "typed"} == {
         field.name for field in dataclasses.fields(Config)
     }
 
@@ -376,12 +376,11 @@ def test_given_is_empty_where_nothing_was_said_and_survives_replace():
     assert (config.given, config.batch_size) == ({"seed"}, 4)
 
 
-def test_the_command_line_is_kept_as_it_was_given():
-    words = ["--seed=3", "--freeze", "--input_size", "8 9"]
-    config = parse(words).replace(seed=4)
-    assert config.words == tuple(words)
-    assert config == Config.resolve(seed=4, freeze=True, input_size="8 9")  # no part of what it is
-    assert "words" not in config.to_yaml() and Config.resolve(seed=3).words == ()
+def test_the_command_asks_for_what_was_given_by_flag(yaml_file):
+    path = yaml_file("batch_size: 64")
+    config = parse([f"--config={path}", "--seed=3", "--freeze", "--input_size", "8 9"])
+    assert config.command() == [f"--config={path}", "--seed=3", "--input_size=8 9", "--freeze=True"]
+    assert parse(config.command()) == config and "typed" not in config.to_yaml()
     assert config.replace(input_size="96x64").input_size == (96, 64)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +74,6 @@ def test_only_the_users_word_names_a_run(tmp_path):
     default, other = tmp_path / "default.yaml", tmp_path / "other.yaml"
     default.write_text("pretrain_save_path: logs/pretrain\n")
     other.write_text("pretrain_save_path: logs/mine\n")
-    words = ("--pretrain_save_path=logs/pretrain",)
     given = {"pretrain_save_path": "logs/pretrain"}
     for settings, named in (
         ({}, False),
@@ -86,7 +84,7 @@ def test_only_the_users_word_names_a_run(tmp_path):
     ):
         assert names_pretraining(Config.resolve(**settings)) == named, settings
     by_both = Config.resolve(config=str(default), **given)
-    assert names_pretraining(dataclasses.replace(by_both, words=words))
+    assert names_pretraining(by_both)
 
 
 def test_runs_near_begin_with_the_nearest_spelling(tmp_path):

@@ -158,7 +158,7 @@ def test_a_copied_run_asks_which_is_meant(tmp_path, capsys):
     where = _where_it_was_moved
     asked = Config.resolve(config=path, resume=True)
     for chosen in (
-        dataclasses.replace(asked, words=(f"--pretrain_save_path={old}",)),
+        dataclasses.replace(asked, typed=frozenset({"pretrain_save_path"})),
         asked.replace(pretrain_save_path=str(tmp_path / "new/../old")),
         asked.replace(pretrain_save_path=str(new)),
         Config.resolve(config=str(old / "config.yaml"), resume=True),

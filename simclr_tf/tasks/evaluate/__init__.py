@@ -141,7 +141,7 @@ def _facts(subject: Subject, labels: Labels | None, notes: list[str]) -> dict[st
         "pictures": sorted(drawn),
         "pretrain_config": trained.to_dict() if trained else None,
         "report": REPORT,
-        "command": shlex.join(["python", "main.py", *config.words]) if config.words else None,
+        "command": shlex.join(["python", "main.py", *config.command()]),
         "date": datetime.date.today().isoformat(),
         "peak_memory_bytes": peak_memory_bytes(),
     }

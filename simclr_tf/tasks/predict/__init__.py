@@ -78,7 +78,7 @@ def _predict(run: Run, trained: Trained) -> dict[str, Any]:
 def _name_unused(config: Config, trained: Trained) -> None:
     """Prints the sizes that were given where the run has its own."""
     known = trained.config.task == "segmentation" or trained.view_size is not None
-    given = [f"--{name}" for name in ("input_size", "crop_size") if name in config.flags()]
+    given = [f"--{name}" for name in ("input_size", "crop_size") if name in config.typed]
     if given and known:
         print(f"not used, as the run has its own: {', '.join(given)}", flush=True)
 
