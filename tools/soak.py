@@ -292,7 +292,7 @@ def points_of(folder: Path) -> list[tuple[str, str, int, bytes]]:
                 if value.tag.removeprefix(TAG) not in UNLIKE:
                     content = value.tensor.SerializeToString()
                     found.append((path.parent.name, value.tag, event.step, content))
-    return sorted(found)
+    return sorted(set(found))
 
 
 def events_of(path: Path) -> Iterator[Any]:

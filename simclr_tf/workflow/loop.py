@@ -60,7 +60,7 @@ def train_model(run: Run, network: Network, plan: Plan, first_step: int) -> floa
                 finite,
                 progress,
                 *network.callbacks,
-                *_journals(run, plan, first_step),
+                *_journals(run, first_step),
                 save,
             ],
             **network.validation,
@@ -73,12 +73,11 @@ def train_model(run: Run, network: Network, plan: Plan, first_step: int) -> floa
     return round(progress.images_per_second, 1)
 
 
-def _journals(run: Run, plan: Plan, first_step: int) -> list[keras.callbacks.Callback]:
+def _journals(run: Run, first_step: int) -> list[keras.callbacks.Callback]:
     """Returns what writes down the numbers of each epoch, in the order they are written in."""
     config, tracking = run.config, run.tracking
     events = TensorBoardLog(
         run.folder,
-        first_epoch=first_step // plan.steps_per_epoch,
         histogram_epochs=max(config.eval_every_epochs, 1) if config.histograms else 0,
     )
     return [

@@ -148,6 +148,7 @@ def test_a_tracker_that_does_not_take_the_run_is_named_and_costs_no_earlier_one(
     (folder / "checkpoints").mkdir(parents=True)
     for name in ("checkpoints/step-000000001.safetensors", "results.json"):
         (folder / name).write_text("an earlier run's")
+    (folder / "config.yaml").write_text("task: pretrain\n")
     assert pretrain(data, folder, "--tracker=wandb", "--overwrite") == 2
     error = capsys.readouterr().err
     assert "--tracker=wandb" in error and "no API key configured" in error

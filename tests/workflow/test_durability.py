@@ -27,7 +27,6 @@ from simclr_tf.runs import format
 from simclr_tf.runs.checkpoints import fault_of, read_arrays, size_of
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.tasks import segmentation
-from simclr_tf.training.callbacks.tensorboard import drop_points
 from simclr_tf.workflow import disk
 from simclr_tf.workflow.loop import _name_slow_saving
 from simclr_tf.workflow.weights import pretrained_source
@@ -101,7 +100,7 @@ def points_of(folder):
             if name not in ("epoch_images_per_second", "views"):
                 found = [(e.step, tf.make_ndarray(e.tensor_proto)) for e in events.Tensors(name)]
                 points += [(split.name, name, step, float(value)) for step, value in found]
-    return sorted(points)
+    return sorted(set(points))  # an epoch that is taken again is there twice
 
 
 def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun, flags, capsys):
@@ -133,32 +132,6 @@ def test_a_run_goes_on_bit_for_bit_from_the_newest_that_is_whole(finished, begun
     assert not (begun / ".lock").exists()
     points = points_of(begun)
     assert points == points_of(finished) and ("train", "epoch_loss", 2) in [p[:3] for p in points]
-
-
-def test_points_of_later_epochs_are_dropped_wherever_they_lie(tmp_path):
-    """Of every file, also one that a kill has cut off; and nothing that is not ours."""
-    folder = tmp_path / "by\udcfftes" / "tensorboard"  # no UTF-8
-    for split in ("train", "validation"):
-        writer = tf.summary.create_file_writer(os.fsencode(folder / split))
-        with writer.as_default():
-            for epoch in range(4):
-                tf.summary.scalar("epoch_loss", float(epoch), step=epoch)
-            tf.summary.scalar("of another", 7.0, step=9)
-        writer.close()
-    (file,) = (folder / "train").iterdir()
-    cut(file)
-    file.with_name(f"{file.name}.partial").write_bytes(file.read_bytes())
-    drop_points(folder, 2)
-    assert not partials_in(folder)
-    before = file.stat().st_mtime_ns
-    drop_points(folder, 2)
-    assert file.stat().st_mtime_ns == before  # nothing to drop
-    points = points_of(folder.parent.rename(tmp_path / "run"))
-    kept = [("epoch_loss", 0, 0.0), ("epoch_loss", 1, 1.0)]
-    assert [p[1:] for p in points if p[0] == "train"] == kept
-    theirs = [("of another", 9, 7.0)]
-    assert [p[1:] for p in points if p[0] == "validation"] == kept + theirs
-    drop_points(tmp_path / "none", 0)
 
 
 def test_a_run_without_a_whole_checkpoint_is_not_resumed(begun, flags, capsys):

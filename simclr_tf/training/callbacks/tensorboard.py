@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
 
 import keras
 import tensorflow as tf
 
-from simclr_tf.atomic_write import write_whole
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.training.callbacks.logs import Logs
 
@@ -24,25 +20,18 @@ class TensorBoardLog(keras.callbacks.Callback):
     """Writes each epoch's metrics, named and numbered, from 0, as Keras' own callback does.
 
     They are on the disk before a checkpoint speaks of the epoch, where Keras keeps them in memory
-    for two minutes. What lies there of the epochs to come, from a run that got further than its
-    last checkpoint, is dropped.
+    for two minutes. An epoch that a killed run takes again has its point twice, of one value.
 
     Args:
         folder: The run's folder.
-        first_epoch: The epoch to go on from.
         histogram_epochs: Epochs between two histograms of the weights; 0: none.
     """
 
-    def __init__(self, folder: RunFolder, *, first_epoch: int, histogram_epochs: int = 0) -> None:
+    def __init__(self, folder: RunFolder, *, histogram_epochs: int = 0) -> None:
         super().__init__()
         self.path = folder.tensorboard
-        self.first_epoch = first_epoch
         self.histogram_epochs = histogram_epochs
         self._writers: dict[str, tf.summary.SummaryWriter] = {}
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        if not self._writers:  # `fit_steps` begins a training more than once
-            drop_points(self.path, self.first_epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         rate = float(self.model.optimizer.learning_rate)
@@ -62,39 +51,6 @@ class TensorBoardLog(keras.callbacks.Callback):
                 os.fsencode(self.path / split)  # text of no UTF-8 is refused
             )
         return self._writers[split]
-
-
-def drop_points(folder: pathlib.Path, first_epoch: int) -> None:
-    """Drops the points of an epoch, and of later ones, from the event files below a folder.
-
-    An event that says where a run was taken up would do for TensorBoard, but not for every reader
-    of such files.
-    """
-    for path in list(folder.rglob("*tfevents*.partial")):  # of a process that was killed in here
-        path.unlink()
-    for path in list(folder.rglob("*tfevents*")):
-        events = list(read_events(path))
-        kept = [event for event in events if not _is_point_from(event, first_epoch)]
-        if len(kept) < len(events):
-            write_whole(path, functools.partial(_write_events, kept), sync=True)
-
-
-def read_events(path: pathlib.Path) -> Iterator[tf.compat.v1.Event]:
-    """Yields the events of a file that are whole."""
-    with contextlib.suppress(tf.errors.DataLossError):  # a kill has cut it off
-        records = tf.data.TFRecordDataset(os.fsencode(path)).as_numpy_iterator()
-        yield from map(tf.compat.v1.Event.FromString, records)
-
-
-def _is_point_from(event: tf.compat.v1.Event, first_epoch: int) -> bool:
-    ours = any(value.tag.startswith((TAG, WEIGHTS)) for value in event.summary.value)
-    return ours and event.step >= first_epoch
-
-
-def _write_events(events: Sequence[tf.compat.v1.Event], path: pathlib.Path) -> None:
-    with tf.io.TFRecordWriter(os.fsencode(path)) as writer:
-        for event in events:
-            writer.write(event.SerializeToString())
 
 
 class Profile(keras.callbacks.Callback):
