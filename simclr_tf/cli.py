@@ -37,7 +37,7 @@ from simclr_tf.config.settings import (  # noqa: E402
     Config,
     tasks_of,
 )
-from simclr_tf.errors import OutOfMemoryError, UserError  # noqa: E402
+from simclr_tf.errors import OutOfMemoryError, UserError, take_kept  # noqa: E402
 
 DONE, WRONG, INTERRUPTED = 0, environment.WRONG, 130
 
@@ -196,6 +196,7 @@ def _run(config: Config) -> None:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     from simclr_tf.tasks import TASKS as modules
 
+    take_kept()  # of a run before, in this process
     try:
         with _quiet_start():
             task = importlib.import_module(modules[config.task])
@@ -203,34 +204,16 @@ def _run(config: Config) -> None:
     except (UserError, OutOfMemoryError, BrokenPipeError):
         raise
     except OSError as error:
-        flag = "predict_save_path" if config.task == "predict" else config.save_flag
         raise UserError(
             f"Expected to read and write {error.filename or 'files'}, got: "
             f"{error.strerror or error}. Check the path, its permissions and the free space; "
-            f"--{flag} chooses another folder."
+            f"--{config.save_flag} chooses another folder."
         ) from error
     except Exception as error:
-        wrapped = wrapped_message(str(error))
-        if wrapped is None:
+        kept = take_kept() if type(error).__module__.startswith("tensorflow") else None
+        if kept is None:
             raise
-        raise UserError(wrapped) from error
-
-
-def wrapped_message(text: str) -> str | None:
-    """Returns the message of a UserError, such as a file's, that TensorFlow made an error of its
-    own of, which keeps the name of the class, the message and the traceback; None for others.
-    """
-    names = "|".join([*_names_below(UserError), OutOfMemoryError.__name__])
-    wrapped = re.search(rf"\b(?:{names}): (.+?)\nTraceback \(most recent", text, re.DOTALL)
-    return wrapped and wrapped[1]
-
-
-def _names_below(kind: type[UserError]) -> list[str]:
-    """Returns the names of a class and of all that derive from it."""
-    names = [kind.__name__]
-    for child in kind.__subclasses__():
-        names += _names_below(child)
-    return names
+        raise kept from error
 
 
 @contextlib.contextmanager

@@ -14,11 +14,11 @@ from PIL import Image
 
 from fuzzing.broken import broken
 from fuzzing.case import Case, Wrong
-from simclr_tf import cli, data
+from simclr_tf import data
 from simclr_tf.augment import Recipe
 from simclr_tf.data.images import read_image, read_windows
 from simclr_tf.data.masks import MaskRules
-from simclr_tf.errors import UserError
+from simclr_tf.errors import UserError, take_kept
 
 SIZE = (16, 16)  # that images are brought to
 SIDES = (0, 1, 7, 4000, 16383, 30000, 65535, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
@@ -95,10 +95,10 @@ def _through_pipeline(source: data.Source, *, views: bool) -> None:
     except UserError:
         raise
     except Exception as error:
-        wrapped = cli.wrapped_message(str(error))
-        if wrapped is None:
+        kept = take_kept()
+        if kept is None:
             raise
-        raise UserError(wrapped) from error
+        raise kept from error
 
 
 def _break_image(rng: np.random.Generator, content: bytes, name: str) -> tuple[bytes, str]:

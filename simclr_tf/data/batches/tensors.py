@@ -15,6 +15,7 @@ from simclr_tf.augment.resampling import Size, from_planes
 from simclr_tf.data.images import read_header
 from simclr_tf.data.memory import Held, Rows, planes_of
 from simclr_tf.data.source import Source
+from simclr_tf.errors import kept_within_tensorflow
 
 # Parts or files that are made at a time. Not left to tf.data, which goes down to one where batches
 # lie ready and takes a second to come up again.
@@ -113,4 +114,9 @@ def read_by_numpy(read: Callable[..., Any], inputs: list[tf.Tensor], dtypes: Any
     would be called once at a time where operations are to be deterministic, and nothing would be
     prepared ahead.
     """
-    return tf.numpy_function(read, inputs, dtypes, stateful=False)
+
+    def keeping_errors(*arrays: np.ndarray) -> Any:
+        with kept_within_tensorflow():
+            return read(*arrays)
+
+    return tf.numpy_function(keeping_errors, inputs, dtypes, stateful=False)
