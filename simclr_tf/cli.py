@@ -36,6 +36,7 @@ from simclr_tf.config.settings import (  # noqa: E402
     WITHOUT_CHECKPOINTS,
     Config,
     tasks_of,
+    with_flags,
 )
 from simclr_tf.errors import OutOfMemoryError, UserError, take_kept  # noqa: E402
 
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 _run(config)
         sys.stdout.flush()
     except (UserError, OutOfMemoryError) as error:
-        return _fail(WRONG, f"error: {error}")
+        return _fail(WRONG, f"error: {with_flags(str(error))}")
     except KeyboardInterrupt as stop:
         where = f": {stop}" if str(stop) else ""
         return _fail(INTERRUPTED, f"Interrupted{where}. The same command with {again}.")

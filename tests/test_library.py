@@ -213,7 +213,7 @@ def test_views_may_be_made_in_bfloat16(rng):
 
 
 def test_a_batch_larger_than_the_data_is_an_error():
-    with pytest.raises(UserError, match="--batch_size=5 or less"):
+    with pytest.raises(UserError, match="`batch_size=5` or less"):
         two_views(images_that_say_who_they_are(5), batch_size=6, recipe=SAME, seed=0)
 
 

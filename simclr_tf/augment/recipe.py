@@ -69,22 +69,22 @@ class Recipe:
             value = getattr(self, f"{name}_prob")
             if not 0.0 <= value <= 1.0:
                 raise UserError(
-                    f"Expected --{name}_prob in 0..1, got {value}. Pass a probability per image."
+                    f"Expected `{name}_prob` in 0..1, got {value}. Pass a probability per image."
                 )
         if not 0.0 < self.crop_area_min <= 1.0:
             raise UserError(
-                f"Expected --crop_area_min in (0, 1], got {self.crop_area_min}. "
+                f"Expected `crop_area_min` in (0, 1], got {self.crop_area_min}. "
                 "Pass the smallest share of the image that a crop may cover, such as 0.08."
             )
         if self.strength < 0.0:
-            raise UserError(f"Expected --strength of 0 or more, got {self.strength}.")
+            raise UserError(f"Expected `strength` of 0 or more, got {self.strength}.")
         if self.jitter_mode not in JITTER_MODES:
             raise UserError(
-                f"Expected one of {', '.join(JITTER_MODES)} for --jitter_mode, got "
+                f"Expected one of {', '.join(JITTER_MODES)} for `jitter_mode`, got "
                 f"{self.jitter_mode!r}."
             )
         if not 0.0 <= self.max_rotation <= 180.0:
-            raise UserError(f"Expected --max_rotation in 0..180 degrees, got {self.max_rotation}.")
+            raise UserError(f"Expected `max_rotation` in 0..180 degrees, got {self.max_rotation}.")
 
     def blurs(self, size: tuple[int, int]) -> bool:
         """Tells whether views of this size (H, W) are blurred; small ones lose by it."""

@@ -851,6 +851,12 @@ def fixed_on_resume() -> frozenset[str]:
     return frozenset(SETTINGS) - free - {"config"}
 
 
+def with_flags(text: str) -> str:
+    """Returns a message of the library as the command line says it: `seed=1` is --seed=1."""
+    names = "|".join(SETTINGS)
+    return re.sub(rf"`({names})(=[^`]*)?`", lambda found: f"--{found[1]}{found[2] or ''}", text)
+
+
 def tasks_of(field: dataclasses.Field) -> tuple[str, ...]:
     """Returns the tasks that read a setting."""
     return field.metadata["tasks"] or READ_BY[field.metadata["group"]]

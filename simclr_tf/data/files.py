@@ -60,8 +60,8 @@ def settle(
         return _into_memory(source, target, skip_bad_images)
     if cache == "true":
         raise UserError(
-            f"Expected images of one size in {source.name} for --cache=true, got several. Pass "
-            "--input_size, such as --input_size='224 224', or leave out --cache."
+            f"Expected images of one size in {source.name} for `cache=true`, got several. Pass "
+            "`input_size`, such as `input_size='224 224'`, or leave out `cache`."
         )
     if skip_bad_images:
         shapes = read_each(lambda path: read_image(path).shape, source.paths, "checking")
@@ -99,8 +99,8 @@ def _goes_into_memory(
         return need <= MEMORY_SHARE * room
     if need > room:
         raise UserError(
-            f"Expected room for {need / 1e9:.1f} GB of images with --cache=true, got "
-            f"{room / 1e9:.1f} GB free. Pass a smaller --input_size or --cache=false."
+            f"Expected room for {need / 1e9:.1f} GB of images with `cache=true`, got "
+            f"{room / 1e9:.1f} GB free. Pass a smaller `input_size` or `cache=false`."
         )
     return True
 

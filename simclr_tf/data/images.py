@@ -199,7 +199,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         UserError: The file is bad, or `use` raises one.
         OutOfMemoryError: There is not enough memory, which no flag leaves files out for.
     """
-    leave_out = ", or pass --skip_bad_images to leave it out" if kind == "an image" else ""
+    leave_out = ", or pass `skip_bad_images` to leave it out" if kind == "an image" else ""
     mend = f"Mend or remove the file{leave_out}."
     try:
         num_bytes = _count_bytes(path)
@@ -226,7 +226,7 @@ def open_image(path: str | Path, use: Callable[[Image.Image], T], *, kind: str =
         reason = f"{int(claimed[1]):,} pixels by its header" if claimed else "by its header"
         raise BadFile(
             f"Expected {kind} of at most {Image.MAX_IMAGE_PIXELS:,} pixels, got {path} ({reason}). "
-            f"Reduce it, pass a larger --max_pixels{leave_out}.",
+            f"Reduce it, pass a larger `max_pixels`{leave_out}.",
             kind="too large",
             reason=reason,
         ) from None
@@ -270,7 +270,7 @@ def _blame_for_memory(path: str | Path, kind: str) -> tuple[str, str]:
     except MemoryError:
         raise OutOfMemoryError(
             f"Expected memory to decode {kind} at {path}, got no more of it. Free some, or shrink "
-            "the file; a smaller --max_pixels counts large ones as bad."
+            "the file; a smaller `max_pixels` counts large ones as bad."
         ) from None
     return "damaged", "it asks for more memory than an image needs"
 

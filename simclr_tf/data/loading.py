@@ -93,9 +93,9 @@ def load(
         )
     elif channels != 3:
         raise UserError(
-            f"Expected --channels=3 of image files, which are decoded to colour, got {channels}. "
+            f"Expected `channels=3` of image files, which are decoded to colour, got {channels}. "
             "Leave the flag out; for an encoder that was trained on so many channels, save the "
-            "images as arrays for --dataset=npz:FILE."
+            "images as arrays for `dataset=npz:FILE`."
         )
 
     def ready(source: Source) -> Source:
@@ -149,16 +149,16 @@ def list_files(
     """
     if val_file_path and not train_file_path:
         raise UserError(
-            "Expected --train_file_path beside --val_file_path, got none. "
-            "Pass both, or a --dataset."
+            "Expected `train_file_path` beside `val_file_path`, got none. "
+            "Pass both, or a `dataset`."
         )
     kind, _, rest = dataset.partition(":")
     folder = folder_of(dataset)
     if label_pattern and (masks or not (train_file_path or folder)):
         raise UserError(
-            "Expected image files without masks for --label_pattern, got "
-            f"{'masks' if masks else f'--dataset={dataset}'}. Leave it out, or pass a folder:PATH "
-            "or --train_file_path."
+            "Expected image files without masks for `label_pattern`, got "
+            f"{'masks' if masks else f'`dataset={dataset}`'}. Leave it out, or pass a folder:PATH "
+            "or `train_file_path`."
         )
     splits = None
     if train_file_path:
@@ -248,12 +248,12 @@ def check_labels(source: Source, num_classes: int) -> None:
     if source.labels is None:
         raise UserError(
             f"Expected labels for {source.name}, got none. Sort the images into one folder a "
-            "class, pass a list with path,label lines as --train_file_path, or say with "
-            "--label_pattern where the files' names have them."
+            "class, pass a list with path,label lines as `train_file_path`, or say with "
+            "`label_pattern` where the files' names have them."
         )
     largest = int(np.max(source.labels))
     if num_classes and largest >= num_classes:
         raise UserError(
-            f"Expected labels in 0..{num_classes - 1} (--num_classes={num_classes}) in "
-            f"{source.name}, got {largest}. Pass --num_classes={largest + 1} or leave it out."
+            f"Expected labels in 0..{num_classes - 1} (`num_classes={num_classes}`) in "
+            f"{source.name}, got {largest}. Pass `num_classes={largest + 1}` or leave it out."
         )

@@ -182,7 +182,7 @@ def values_of(pixels: np.ndarray, colours: np.ndarray | None, name: str) -> np.n
         raise NoColourTable(
             f"{name}: expected the number of a class in every pixel, got the colour "
             f"{_spell(colour)} {spell_pixels((pixels == colour).all(-1))}. Pass "
-            "--mask_colors=FILE, a table with a line `red green blue name` for each class.",
+            "`mask_colors=FILE`, a table with a line `red green blue name` for each class.",
             _count_colours(pixels),
         )
     return pixels[..., 0].astype(np.uint8)
@@ -200,7 +200,7 @@ def _look_up(pixels: np.ndarray, colours: np.ndarray, name: str) -> np.ndarray:
         colour = _spell(unknown)
         raise UserError(
             f"{name}: colour {colour} {spell_pixels((pixels == unknown).all(-1))} is not in the "
-            f"table of --mask_colors. Add the line `{colour} name` to it, or mend the mask."
+            f"table of `mask_colors`. Add the line `{colour} name` to it, or mend the mask."
         )
     return rows
 

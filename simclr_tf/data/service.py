@@ -56,8 +56,8 @@ class Services:
             got = f"{sent / 2**30:.2f} GiB of {source.name}" if sent else f"files, {source.name}"
             raise UserError(
                 f"Expected images in memory, at most {MOST_BYTES / 2**30:.2f} GiB, for "
-                f"--data_service, got {got}. Pass --cache=true with an --input_size, a smaller one "
-                "where it is too much, or leave --data_service out."
+                f"`data_service`, got {got}. Pass `cache=true` with an `input_size`, a smaller one "
+                "where it is too much, or leave `data_service` out."
             )
 
     def batches(
@@ -108,7 +108,7 @@ class Services:
                 raise
             raise UserError(
                 f"Expected views from {', '.join(self.addresses)}, got: {error.message}. Go on "
-                "from the last checkpoint with --resume."
+                "from the last checkpoint with `resume`."
             ) from None
         finally:
             over.set()
@@ -124,7 +124,7 @@ def _watch(address: str, over: threading.Event) -> None:
         except UserError as error:
             misses, said = misses + 1, str(error)
     if misses == MISSES:
-        print(f"error: {said} Then go on with --resume.", file=sys.stderr, flush=True)
+        print(f"error: {said} Then go on with `resume`.", file=sys.stderr, flush=True)
         os._exit(environment.WRONG)  # the checkpoints are whole; nothing else would be heard
 
 
@@ -138,7 +138,7 @@ def _reach(address: str) -> None:
             raise UserError(
                 f"Expected a tf.data service at {address}, got: {error.strerror or error} at port "
                 f"{number}. Start `python -m simclr_tf.data.service --host={host} --port={port}` "
-                "there, or leave --data_service out."
+                "there, or leave `data_service` out."
             ) from None
 
 

@@ -51,7 +51,7 @@ def share_out(source: Source, fraction: float, seed: int) -> tuple[np.ndarray, n
     held, rest = held[~single], np.union1d(rest, held[single])
     if not len(held) or not len(rest):
         raise UserError(
-            f"Expected images on both sides of --val_fraction={fraction}, got {len(source)} in "
+            f"Expected images on both sides of `val_fraction={fraction}`, got {len(source)} in "
             f"{source.name}. Add images, or pass another share."
         )
     return rest, held

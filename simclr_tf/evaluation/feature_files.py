@@ -26,9 +26,9 @@ def check_format(name: str) -> None:
         importlib.import_module("pyarrow")
     except ImportError:
         raise UserError(
-            "Expected the library pyarrow for --embed_format=parquet, got none. Install it "
+            "Expected the library pyarrow for `embed_format=parquet`, got none. Install it "
             "(pip install pyarrow, or this package with its extra: pip install '.[parquet]'), or "
-            "pass --embed_format=npz."
+            "pass `embed_format=npz`."
         ) from None
 
 

@@ -60,8 +60,8 @@ class Exported:
         """
         if format == "tflite" and self.size is None:
             raise UserError(
-                "Expected the size of the images for --format=tflite, got none from the run. "
-                'Pass --input_size="224 224", for instance.'
+                "Expected the size of the images for `format=tflite`, got none from the run. "
+                'Pass `input_size="224 224"`, for instance.'
             )
         fixed = format == "tflite" or (format == "onnx" and not self.segments)
         return (
@@ -124,8 +124,8 @@ def torch_arrays(exported: Exported) -> dict[str, np.ndarray]:
     for what, there in foreign.items():
         if there:
             raise UserError(
-                "Expected a ResNet as torchvision has it for --format=safetensors, got "
-                f"{what}. Pass another --format."
+                "Expected a ResNet as torchvision has it for `format=safetensors`, got "
+                f"{what}. Pass another `format`."
             )
     arrays = to_torch({p: a for p, a in paths.items() if not p.startswith("normalize_input/")})
     counters = {
@@ -221,8 +221,8 @@ def _save_onnx(exported: Exported, path: pathlib.Path) -> None:
         import tf2onnx
     except ImportError:
         raise UserError(
-            "Expected the package tf2onnx for --format=onnx, got none. "
-            "Run: pip install 'simclr-tf[onnx]', or choose another --format."
+            "Expected the package tf2onnx for `format=onnx`, got none. "
+            "Run: pip install 'simclr-tf[onnx]', or choose another `format`."
         ) from None
     forward = _graph(exported, "onnx")
     tf2onnx.convert.from_function(

@@ -39,7 +39,7 @@ def load_weights() -> dict[str, np.ndarray]:
     except Exception as error:  # what a failed download raises depends on where it fails
         raise UserError(
             f"Expected to download the weights of {NAME}, got: {error}. Run once with a network, "
-            "or pass a file of weights as --init_weights."
+            "or pass a file of weights as `init_weights`."
         ) from error
     return recast(source)
 

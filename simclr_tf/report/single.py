@@ -93,13 +93,13 @@ def read_report(folder: str | Path) -> Report:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"Expected the results.json of an evaluation in {folder}, got none that can be read "
-            f"({error}). Pass the folder of a finished --task=evaluate."
+            f"({error}). Pass the folder of a finished `task=evaluate`."
         ) from error
     if not isinstance(results, dict) or results.get("task") not in (None, "evaluate"):
         task = results.get("task") if isinstance(results, dict) else None
         raise UserError(
-            f"Expected an evaluation in {folder / 'results.json'}, got a run of --task={task}. "
-            "Pass the folder of a finished --task=evaluate."
+            f"Expected an evaluation in {folder / 'results.json'}, got a run of `task={task}`. "
+            "Pass the folder of a finished `task=evaluate`."
         )
     plots = folder / "plots"
     names = [name for name in list_of(results.get("pictures")) if isinstance(name, str)]

@@ -116,7 +116,7 @@ class Checkpoints:
         raise UserError(
             f"Expected a checkpoint that stays in {self.folder} while it is read, got {TRIES} that "
             "were dropped at once. Wait until the run there has ended, or let it keep more with "
-            "--keep_checkpoints."
+            "`keep_checkpoints`."
         )
 
     def best_or_newest(self) -> pathlib.Path | None:
@@ -361,7 +361,7 @@ def restore(variables: Variables, arrays: Arrays, origin: str) -> None:
         shown = "\n".join(wrong[:20] + ([f"... {len(wrong) - 20} more"] if len(wrong) > 20 else []))
         raise UserError(
             f"Expected weights that fit the model in {origin}, got {len(wrong)} that do not:\n"
-            f"{shown}\nPass the --model, --width_multiplier, --stem and --depthwise they were "
+            f"{shown}\nPass the `model`, `width_multiplier`, `stem` and `depthwise` they were "
             "trained with."
         )
     broken = [

@@ -81,7 +81,7 @@ class RunFolder:
             raise UserError(
                 f"Expected nothing in {self.path} but the files of a run with its config.yaml, got "
                 f"{', '.join(others)} of other origin. Move them, restore the config.yaml of their "
-                f"run, or pass another folder with --{flag}."
+                f"run, or pass another folder with `{flag}`."
             )
         resumable = self.checkpoints.newest() is not None
         begun = resumable or self.checkpoints.best.exists() or self._holds_predictions()
@@ -89,14 +89,14 @@ class RunFolder:
         if resume and not resumable:
             raise UserError(
                 f"Expected a run to resume in {self.path}, got no checkpoint there. Leave out "
-                f"--resume to begin one, or pass the folder of the run with --{flag}."
+                f"`resume` to begin one, or pass the folder of the run with `{flag}`."
             )
         if (begun or finished) and not (resume or overwrite):
             state = "a finished" if finished else "an unfinished"
-            go_on = "--resume to go on with it, " if can_resume else ""
+            go_on = "`resume` to go on with it, " if can_resume else ""
             raise UserError(
-                f"Expected no run in {self.path}, got {state} one. Pass {go_on}--overwrite to "
-                f"replace it, or another folder with --{flag}."
+                f"Expected no run in {self.path}, got {state} one. Pass {go_on}`overwrite` to "
+                f"replace it, or another folder with `{flag}`."
             )
         self.path.mkdir(parents=True, exist_ok=True)
 

@@ -40,7 +40,7 @@ def hold_folder(folder: Path, *, task: str, flag: str) -> Iterator[None]:
         UserError: Another run holds it; nothing in it was touched.
     """
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"Expected a folder at {folder}, got a file. Pass another --{flag}.")
+        raise UserError(f"Expected a folder at {folder}, got a file. Pass another `{flag}`.")
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -152,7 +152,7 @@ def _spell(holder: Holder) -> str:
     if not holder:
         return "a process that did not say which"
     return (
-        f"--task={holder.get('task')}, process {holder.get('pid')} on {holder.get('host')}, since "
+        f"`task={holder.get('task')}`, process {holder.get('pid')} on {holder.get('host')}, since "
         f"{holder.get('since')}"
     )
 
@@ -160,7 +160,7 @@ def _spell(holder: Holder) -> str:
 def _in_use(path: Path, holder: Holder, flag: str, more: str = "") -> UserError:
     return UserError(
         f"Expected no other run at work in {path.parent}, got {_spell(holder)}. Wait until it has "
-        f"ended, or pass another folder with --{flag}.{more}"
+        f"ended, or pass another folder with `{flag}`.{more}"
     )
 
 

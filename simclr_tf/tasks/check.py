@@ -19,7 +19,7 @@ from simclr_tf import data, plots
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.augment import Recipe, apply_views, draw_views
 from simclr_tf.augment.recipe import OPERATIONS
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import Config, with_flags
 from simclr_tf.counting import spell_number
 from simclr_tf.data.check.arrays import check_npz
 from simclr_tf.data.check.folders import check_folder
@@ -89,7 +89,7 @@ def _report(run: Run) -> dict[str, Any]:
         lists = config.train_file_path
         root = os.path.dirname(lists) if lists else folder_of(config.dataset)
         print(f"\nProblems{f' in {root}' if root else ''}:")
-        print(spell_problems(problems, skip_bad_images=skip, root=root), end="\n\n")
+        print(with_flags(spell_problems(problems, skip_bad_images=skip, root=root)), end="\n\n")
     print(
         f"{spell_number(checked.read, 'image')} read: "
         f"{spell_counts(problems, skip_bad_images=skip)}; all of them in {table}",

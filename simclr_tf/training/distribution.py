@@ -79,7 +79,7 @@ def make_strategy(name: str) -> Strategy | None:
             "Expected at least two workers in the environment's TF_CONFIG, got "
             f"TF_CONFIG={os.environ.get('TF_CONFIG', '')!r}. On each machine, set for instance "
             """TF_CONFIG='{"cluster": {"worker": ["HOST0:PORT", "HOST1:PORT"]}, "task": """
-            """{"type": "worker", "index": 0}}' with its own index, or pass --strategy=mirrored."""
+            """{"type": "worker", "index": 0}}' with its own index, or pass `strategy=mirrored`."""
         )
     meet(addresses, _own_position())
     return tf.distribute.MultiWorkerMirroredStrategy()
@@ -330,5 +330,5 @@ def _explain_loss(message: str) -> str:
     return (
         f"Expected all {len(worker_addresses())} workers to answer, got nothing from {lost}: "
         f"{reason[:300]}. Look at what it printed last; then start all workers again with "
-        "--resume, which goes on from the last checkpoint."
+        "`resume`, which goes on from the last checkpoint."
     )

@@ -89,13 +89,13 @@ def choose_execution(
         tf.config.experimental.enable_op_determinism()
         if compiled and gpus:
             raise UserError(
-                "Expected --xla=false or auto beside --deterministic on a GPU, where what XLA "
-                "compiles may add up in any order, got --xla=true. Leave one of the flags out."
+                "Expected `xla=false` or auto beside `deterministic` on a GPU, where what XLA "
+                "compiles may add up in any order, got `xla=true`. Leave one of the flags out."
             )
     if compiled and replicas > 1 and not gpus:
         raise UserError(
-            f"Expected --xla=false for {replicas} replicas on CPUs, whose exchange XLA cannot "
-            "compile, got --xla=true. Leave the flag out."
+            f"Expected `xla=false` for {replicas} replicas on CPUs, whose exchange XLA cannot "
+            "compile, got `xla=true`. Leave the flag out."
         )
     on_device = augment_on == "device"
     fast = (on_device and gpus) or _cpu_precision() == "mixed_bfloat16"
@@ -135,8 +135,8 @@ def check_deterministic_depthwise() -> None:
     except tf.errors.UnimplementedError as error:
         raise UserError(
             "Expected an encoder whose every operation this device has in a deterministic form, "
-            f"got --depthwise: {error.message.splitlines()[0]} Leave out --deterministic or "
-            "--depthwise."
+            f"got `depthwise`: {error.message.splitlines()[0]} Leave out `deterministic` or "
+            "`depthwise`."
         ) from None
 
 
@@ -194,7 +194,7 @@ def print_execution(execution: Execution) -> None:
     print(describe_execution(execution), flush=True)
     if execution.xla_failure:
         print(
-            f"XLA is off, as it cannot compile for this GPU: {execution.xla_failure}. --xla=true "
+            f"XLA is off, as it cannot compile for this GPU: {execution.xla_failure}. `xla=true` "
             "tries it all the same",
             flush=True,
         )

@@ -8,7 +8,7 @@ import os
 import numpy as np
 
 from simclr_tf import data
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import Config, with_flags
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import own_size
 from simclr_tf.data.check.problems import ERROR, WARNING
@@ -79,7 +79,7 @@ def look_at_sample(
         )
     warnings = [problem for problem in problems if problem.severity() == WARNING]
     if warnings:
-        print(f"in a sample of the images:\n{spell_problems(warnings)}", flush=True)
+        print(f"in a sample of the images:\n{with_flags(spell_problems(warnings))}", flush=True)
 
 
 def train_and_test(config: Config, splits: data.Splits) -> tuple[data.Source, data.Source]:

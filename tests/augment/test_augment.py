@@ -698,8 +698,8 @@ def test_draws_do_not_touch_the_global_generator():
     + [("crop_area_min", 0.0), ("crop_area_min", 1.5), ("strength", -1.0)]
     + [("max_rotation", -1.0), ("max_rotation", 181.0)],
 )
-def test_a_wrong_number_names_its_flag(field, value):
-    with pytest.raises(UserError, match=rf"Expected --{field} .*got {value}"):
+def test_a_wrong_number_names_its_parameter(field, value):
+    with pytest.raises(UserError, match=rf"Expected `{field}` .*got {value}"):
         Recipe(**{field: value})
 
 

@@ -10,7 +10,7 @@ from simclr_tf.augment.recipe import Recipe
 from simclr_tf.cli import parse
 from simclr_tf.config.fields import is_switch, nearest, show, spell_bounds
 from simclr_tf.config.presets import DATA_PRESETS, PRESETS
-from simclr_tf.config.settings import SETTINGS, TASKS, Config
+from simclr_tf.config.settings import SETTINGS, TASKS, Config, with_flags
 from simclr_tf.errors import UserError
 
 SWITCHES = [name for name, field in SETTINGS.items() if is_switch(field)]
@@ -56,7 +56,7 @@ def refused(*words: str) -> str:
     """Returns the message with which the words are refused, at parsing or at validation."""
     with pytest.raises(UserError) as caught:
         parse(words).validate()
-    message = str(caught.value)
+    message = with_flags(str(caught.value))
     assert "\n" not in message
     return message
 

@@ -139,7 +139,7 @@ def test_a_service_that_begins_again_is_noticed(source):
     process = launch(f"--port={address.rpartition(':')[2]}")
     try:
         address_of(process)
-        with pytest.raises(UserError, match="got: .*--resume"), services.watched():
+        with pytest.raises(UserError, match="got: .*`resume`"), services.watched():
             list(numbers)
     finally:
         process.kill()
@@ -163,7 +163,7 @@ def test_a_service_that_has_gone_ends_the_run_soon():
     error = run.communicate(timeout=50)[1]
     assert run.returncode == 2
     assert f"error: Expected a tf.data service at {alone[0]}, got: " in error
-    assert error.endswith("Then go on with --resume.\n")
+    assert error.endswith("Then go on with `resume`.\n")
 
 
 def test_an_address_without_a_service_is_refused_at_once():
@@ -183,10 +183,10 @@ def test_ctrl_c_ends_a_service():
 def test_sources_that_cannot_be_sent(addresses, monkeypatch):
     services = Services(addresses[:1])
     files = Source("folder:/x", paths=("a.png",))
-    with pytest.raises(UserError, match="images in memory.*for --data_service.*--cache=true"):
+    with pytest.raises(UserError, match="images in memory.*for `data_service`.*`cache=true`"):
         services.check(files)
     monkeypatch.setattr(service, "MOST_BYTES", 10)
-    with pytest.raises(UserError, match="at most .* GiB, for --data_service"):
+    with pytest.raises(UserError, match="at most .* GiB, for `data_service`"):
         services.check(from_arrays(np.zeros([1, 2, 2, 3], np.uint8)))
     Services().check(files)  # no service, nothing to send
 

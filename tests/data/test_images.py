@@ -187,7 +187,7 @@ def test_cut_off_files_are_named(tmp_path, rng, extension, share):
     path = tmp_path / f"cut{extension}"
     path.write_bytes(whole[: int(share * len(whole))])
     for read in (read_image, one_window):
-        with pytest.raises(UserError, match=f"cut{extension}.*--skip_bad_images"):
+        with pytest.raises(UserError, match=f"cut{extension}.*`skip_bad_images`"):
             read(path)
 
 

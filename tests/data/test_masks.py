@@ -175,14 +175,14 @@ def test_an_unknown_colour_is_named_and_placed(tmp_path, values):
     pixels[3, 2:7], pixels[5, 1] = (12, 200, 3), (1, 1, 1)
     message = (
         r"a.png: colour 12 200 3 \(5 pixels, the first at row 3, column 2\) is not in .*"
-        r"--mask_colors. .*`12 200 3 name`"
+        r"`mask_colors`. .*`12 200 3 name`"
     )
     with pytest.raises(UserError, match=message):
         read_mask(save(tmp_path / "a.png", pixels), COLOURS)
 
 
 def test_colours_need_a_table(tmp_path, values):
-    message = r"a.png: .* colour .* \(.* pixels?, .*\). Pass --mask_colors=FILE"
+    message = r"a.png: .* colour .* \(.* pixels?, .*\). Pass `mask_colors=FILE`"
     with pytest.raises(UserError, match=message):
         read_mask(save(tmp_path / "a.png", COLOURS[values]))
 
@@ -606,9 +606,9 @@ def test_values_outside_are_placed_and_mended(one):
     message = message_of(dataset, MaskRules(11))
     assert message.endswith(
         "/masks/1.png: value 12 (11 pixels, the first at row 3, column 7) is outside 0..10 "
-        "(--num_classes=11). Pass --num_classes=13, --ignore_label=12, or mend the mask."
+        "(`num_classes=11`). Pass `num_classes=13`, `ignore_label=12`, or mend the mask."
     )
-    assert "Pass --num_classes=13, or mend" in message_of(dataset, MaskRules(11, 255))
+    assert "Pass `num_classes=13`, or mend" in message_of(dataset, MaskRules(11, 255))
 
 
 def test_a_table_is_offered_that_lacks_the_names_alone(one, tmp_path):
@@ -639,13 +639,13 @@ def test_indices_outside_the_table(one, tmp_path):
     save(tmp_path / "masks" / "0.png", palette_image(np.array([[0, 5]], np.uint8)))
     message = message_of(dataset, MaskRules(colours=COLOURS))
     assert "value 5 (1 pixel, at row 0, column 1) is outside 0..4 (the lines of" in message
-    assert "Add a line to the table, pass --ignore_label=5, or mend the mask." in message
+    assert "Add a line to the table, pass `ignore_label=5`, or mend the mask." in message
 
 
 def test_all_wrong_values_of_a_mask_are_named(one):
     message = message_of(one([[0, 1, 7, 9, 200, 9, 3]]), MaskRules(2))
     assert "value 200 (1 pixel, at row 0, column 4), value 9 (2 pixels, the first at" in message
-    assert "1 more values are outside 0..1" in message and "Pass --num_classes=201" in message
+    assert "1 more values are outside 0..1" in message and "Pass `num_classes=201`" in message
 
 
 def test_no_more_classes_than_a_mask_can_hold(one):
@@ -688,7 +688,7 @@ def test_255_is_rarely_a_class(one, tmp_path):
     dataset = one([[0, 1]], [[2, 255]])
     message = message_of(dataset)
     assert "got 255 in 1 of 2" in message and "/masks/1.png (1 pixel, at row 0" in message
-    assert "pass --ignore_label=255, or --num_classes=256." in message
+    assert "pass `ignore_label=255`, or `num_classes=256`." in message
 
 
 def test_0_and_255_are_two_colours(one, tmp_path):
@@ -696,7 +696,7 @@ def test_0_and_255_are_two_colours(one, tmp_path):
     for rules in (MaskRules(), MaskRules(2)):
         message = message_of(dataset, rules)
         assert "`0 0 0 background`" in message and "`255 255 255 object`" in message
-        assert "--mask_colors=FILE" in message and "--num_classes=256" not in message
+        assert "`mask_colors=FILE`" in message and "`num_classes=256`" not in message
     colours, names = read_table(tmp_path / "c.txt", BLANK)
     train = load_masks(dataset, MaskRules(colours=colours, class_names=names)).train
     assert train.class_names == ("background", "object")
@@ -712,7 +712,7 @@ def test_there_are_two_classes_and_pixels_that_count(one, tmp_path):
     lower = tmp_path / "splits" / "test" / "masks" / "0.png"
     save(lower, np.full((8, 8), 3, np.uint8))
     message = message_of(f"folder:{tmp_path / 'splits'}", MaskRules(ignore_label=3))
-    assert "pixels that count" in message and "(test)" in message and "--ignore_label=3" in message
+    assert "pixels that count" in message and "(test)" in message and "`ignore_label=3`" in message
 
 
 # -- Arrays --------------------------------------------------------------------------------------
@@ -754,7 +754,7 @@ def test_npz_masks_go_before_labels(tmp_path):
         ({"masks": np.zeros((2, 4, 5), int)}, r"\[2, 4, 4\].* as masks, got int64 \[2, 4, 5\]"),
         ({"masks": np.zeros((2, 4, 4))}, "integers .* as masks, got float64"),
         ({"masks": np.full((2, 4, 4), -1)}, r"masks\[0\]: value -1 \(16 pixels, .* 0..255"),
-        ({"masks": np.arange(32).reshape(2, 4, 4)}, r"\(train\), mask 0: value 15 .* 0..4 \(--num"),
+        ({"masks": np.arange(32).reshape(2, 4, 4)}, r"\(train\), mask 0: value 15 .* 0..4 \(`num"),
         ({"masks": np.ones((2, 4, 4), int), "x_test": np.zeros((1, 4, 4))}, "masks for x_test"),
     ],
 )

@@ -109,7 +109,7 @@ def test_hold_back_leaves_a_class_of_one_for_training():
 
 def test_hold_back_needs_images_on_both_sides():
     source = from_arrays(np.zeros((1, 2, 2, 3), np.uint8))
-    with pytest.raises(UserError, match="both sides of --val_fraction=0.5"):
+    with pytest.raises(UserError, match="both sides of `val_fraction=0.5`"):
         hold_back(source, 0.5, 0)
 
 
@@ -229,7 +229,7 @@ def test_images_of_several_sizes_are_read_from_files(mixed):
 def test_cache_true_brings_sizes_together_where_told_to(mixed):
     train = load(f"folder:{mixed}", cache="true", input_size=(6, 6)).train
     assert train.images.shape == (3, 6, 6, 3) and values(train) == [10, 20, 30]
-    with pytest.raises(UserError, match="one size.*--input_size"):
+    with pytest.raises(UserError, match="one size.*`input_size`"):
         load(f"folder:{mixed}", cache="true")
 
 
@@ -244,7 +244,7 @@ def test_cache_minds_the_free_memory(folder, monkeypatch):
     assert load(f"folder:{folder}").train.images is None  # more than a quarter
     assert load(f"folder:{folder}", cache="true").train.images is not None
     monkeypatch.setattr(files, "free_memory", lambda: need * 0.5)
-    with pytest.raises(UserError, match="--cache=true.*smaller --input_size or --cache=false"):
+    with pytest.raises(UserError, match="`cache=true`.*smaller `input_size` or `cache=false`"):
         load(f"folder:{folder}", cache="true")
 
 
@@ -279,7 +279,7 @@ def test_bad_images_are_left_out_and_counted(folder, cache):
 
 def test_bad_images_are_named(folder):
     break_image(folder / "cat" / "1.png")
-    with pytest.raises(UserError, match=r"cat/1.png.*--skip_bad_images"):
+    with pytest.raises(UserError, match=r"cat/1.png.*`skip_bad_images`"):
         load(f"folder:{folder}")
 
 
@@ -359,7 +359,7 @@ def test_a_pattern_numbers_both_splits_alike(tmp_path):
 
 def test_names_without_the_pattern_are_named_or_left_out(ages):
     write(ages / "left.png")
-    with pytest.raises(UserError, match=r"got 1 of 6 without:\n.*left.png\n.*--skip_bad_images"):
+    with pytest.raises(UserError, match=r"got 1 of 6 without:\n.*left.png\n.*`skip_bad_images`"):
         load(f"folder:{ages}", label_pattern=r"^(\d+)_")
     train = load(f"folder:{ages}", label_pattern=r"^(\d+)_", skip_bad_images=True).train
     assert train.skipped == 1 and values(train) == [102, 10, 35, 7, 38]
@@ -370,12 +370,12 @@ def test_names_without_the_pattern_are_named_or_left_out(ages):
 
 @pytest.mark.parametrize("pattern", ["a", "(a)(b)", "(", "(?P<name>a)(?P<name>b)"])
 def test_a_pattern_has_one_group(ages, pattern):
-    with pytest.raises(UserError, match="one group.*--label_pattern"):
+    with pytest.raises(UserError, match="one group.*`label_pattern`"):
         load(f"folder:{ages}", label_pattern=pattern)
 
 
 def test_a_pattern_needs_files(ages, tmp_path):
-    with pytest.raises(UserError, match="label_pattern, got --dataset=shapes"):
+    with pytest.raises(UserError, match="label_pattern, got `dataset=shapes`"):
         load("shapes", label_pattern="(a)")
     with pytest.raises(UserError, match="label_pattern, got masks"):
         load(f"folder:{ages}", label_pattern="(a)", masks=MaskRules())
@@ -435,8 +435,8 @@ def test_list_holds_back_without_a_validation_list(folder):
         ("cat/1.png,1.5", "list.txt line 3: .*'1.5'"),
         (
             "cat/1.png,12",
-            r"list.txt line 3: label 12 is outside 0..9 \(--num_classes=10\). "
-            "Pass --num_classes=13 or fix the line.",
+            r"list.txt line 3: label 12 is outside 0..9 \(`num_classes=10`\). "
+            "Pass `num_classes=13` or fix the line.",
         ),
         ("cat/1.png,-1", r"list.txt line 3: label -1 is outside 0..9 .* Fix the line"),
         ("cat/9.png,1", "list.txt line 3: expected an image file, got none at .*cat/9.png"),
@@ -458,7 +458,7 @@ def test_lists_that_are_missing_empty_or_binary(tmp_path):
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(UserError, match="no UTF-8 text"):
         load("shapes", train_file_path=str(tmp_path / "image.png"))
-    with pytest.raises(UserError, match="--train_file_path beside --val_file_path"):
+    with pytest.raises(UserError, match="`train_file_path` beside `val_file_path`"):
         load("shapes", val_file_path=str(tmp_path / "image.png"))
 
 
@@ -692,7 +692,7 @@ def test_tfds_labels_are_the_feature_label_or_the_only_classes(tfds):
 
 
 def test_tfds_sizes_must_agree_or_be_given(tfds):
-    with pytest.raises(UserError, match="one size.*8x8.*10x8.*--input_size"):
+    with pytest.raises(UserError, match="one size.*8x8.*10x8.*`input_size`"):
         load("tfds:uneven")
     splits = load("tfds:uneven", input_size=(4, 4), val_fraction=0.25)
     assert splits.train.image_size == (4, 4) and splits.test is not None

@@ -296,7 +296,7 @@ def test_what_a_reader_has_picked_stays_though_the_run_drops_it(tmp_path, monkey
         return path
 
     monkeypatch.setattr(reader, "newest_good", dropped_at_once)
-    with pytest.raises(UserError, match="10 that were dropped at once.*--keep_checkpoints"):
+    with pytest.raises(UserError, match="10 that were dropped at once.*`keep_checkpoints`"):
         reader.newest_held()
     assert reader.newest_held() == run.path_of(13)  # after it 12 was dropped
     with pytest.raises(UserError, match="No such file"):
@@ -392,7 +392,7 @@ def test_a_mismatch_lists_all_that_is_wrong_and_changes_nothing():
         restore(held, arrays, "file.safetensors")
     message = str(caught.value)
     for part in ("file.safetensors", "got 2 that do not", "- missing missing (2,)",
-                 "- shape: expected (1,), got (2, 2)", "--width_multiplier"):  # fmt: skip
+                 "- shape: expected (1,), got (2, 2)", "`width_multiplier`"):  # fmt: skip
         assert part in message
     assert "good" not in message
     assert held["good"].numpy() == 1.0
@@ -454,7 +454,7 @@ def test_a_run_is_not_overwritten_unasked(run, finished):
         run.write_results({"loss": 1.0})
     state = "a finished" if finished else "an unfinished"
     with pytest.raises(
-        UserError, match=rf"got {state} one.*--resume.*--overwrite.*--pretrain_save_path"
+        UserError, match=rf"got {state} one.*`resume`.*`overwrite`.*`pretrain_save_path`"
     ):
         begin(run.path)
     assert run.checkpoints.newest() is not None
@@ -482,7 +482,7 @@ def test_overwriting_removes_the_run_and_nothing_else(run):
 def test_what_no_run_has_written_is_neither_replaced_nor_cleared(tmp_path, name):
     (tmp_path / name).mkdir()
     (tmp_path / name / "mine.png").write_text("mine")
-    with pytest.raises(UserError, match=rf"got {name} of other origin.*--pretrain_save_path"):
+    with pytest.raises(UserError, match=rf"got {name} of other origin.*`pretrain_save_path`"):
         begin(tmp_path, overwrite=True)
     RunFolder(tmp_path).clear()
     assert names(tmp_path / name) == ["mine.png"]
@@ -513,7 +513,7 @@ def test_resuming_keeps_everything(run):
 
 
 def test_resuming_needs_a_checkpoint(tmp_path):
-    with pytest.raises(UserError, match="no checkpoint there.*--resume.*--pretrain_save_path"):
+    with pytest.raises(UserError, match="no checkpoint there.*`resume`.*`pretrain_save_path`"):
         begin(tmp_path, resume=True)
 
 

@@ -60,7 +60,7 @@ def test_a_folder_is_held_once_and_free_again(tmp_path):
     for _ in range(2):  # one after the other
         with hold(folder):
             before = (folder / NAME).read_bytes()
-            with pytest.raises(UserError, match=f"--task=pretrain, process {os.getpid()} on"):
+            with pytest.raises(UserError, match=f"`task=pretrain`, process {os.getpid()} on"):
                 hold(folder, "check").__enter__()
             assert (folder / NAME).read_bytes() == before
             with hold(folder / "inner", "classification"):  # as evaluate's own runs
@@ -79,8 +79,8 @@ def test_an_error_gives_the_folder_up(tmp_path):
 def test_who_holds_it_is_named_and_a_killed_one_makes_room(tmp_path, holder, capsys):
     with pytest.raises(UserError) as caught:
         hold(tmp_path).__enter__()
-    for part in (str(tmp_path), "--task=pretrain", f"process {holder.pid} on", "since 20",
-                 "--pretrain_save_path"):  # fmt: skip
+    for part in (str(tmp_path), "`task=pretrain`", f"process {holder.pid} on", "since 20",
+                 "`pretrain_save_path`"):  # fmt: skip
         assert part in str(caught.value)
     holder.send_signal(signal.SIGKILL)
     holder.wait()

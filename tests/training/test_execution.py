@@ -380,5 +380,5 @@ def test_a_device_without_a_deterministic_depthwise_gradient_is_refused(monkeypa
         raise tf.errors.UnimplementedError(None, None, "No deterministic DepthwiseConv.\nMore.")
 
     monkeypatch.setattr(tf.nn, "depthwise_conv2d", lacks)
-    with pytest.raises(UserError, match="got --depthwise: No deterministic DepthwiseConv. Leave"):
+    with pytest.raises(UserError, match="got `depthwise`: No deterministic DepthwiseConv. Leave"):
         execution.check_deterministic_depthwise()

@@ -46,7 +46,7 @@ def test_a_collapse_is_told_once_with_its_causes_and_its_end(capsys, logs, word)
     health = line()
     assert said(health, capsys) == []
     (warning,) = said(health, capsys, **logs)
-    assert "warning: collapse" in warning and word in warning and "--learning_rate" in warning
+    assert "warning: collapse" in warning and word in warning and "`learning_rate`" in warning
     assert said(health, capsys, **logs) == []
     (over,) = said(health, capsys)
     assert over.startswith("over: ") and word in over

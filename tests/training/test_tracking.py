@@ -169,7 +169,7 @@ def test_what_fails_later_costs_the_run_nothing(tmp_path, wandb, capsys):
     with tracking.until_the_end():
         tracking.report({"config": {}, "accuracy": 0.5})
     said = capsys.readouterr().out
-    assert said.count("--tracker=wandb failed: the server is gone") == 2
+    assert said.count("`tracker=wandb` failed: the server is gone") == 2
 
 
 def begun_and_resumed(folder, monkeypatch):

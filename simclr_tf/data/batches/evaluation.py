@@ -150,6 +150,6 @@ def own_size(source: Source) -> Size:
     if source.image_size is None:
         raise UserError(
             f"Expected images of one size in {source.name}, got several. "
-            'Pass the size that they are brought to, such as --input_size="224 224".'
+            'Pass the size that they are brought to, such as `input_size="224 224"`.'
         )
     return source.image_size

@@ -38,8 +38,8 @@ class Shard(NamedTuple):
         if batch_size % self.of:
             fitting = max(batch_size // self.of, 1) * self.of
             raise UserError(
-                f"Expected a batch that {self.of} replicas divide, got --batch_size={batch_size}. "
-                f"Pass --batch_size={fitting}, for instance."
+                f"Expected a batch that {self.of} replicas divide, got `batch_size={batch_size}`. "
+                f"Pass `batch_size={fitting}`, for instance."
             )
         return batch_size // self.of
 
@@ -54,10 +54,10 @@ def steps_per_epoch(source: Source, batch_size: int) -> int:
         UserError: The batch is larger than the data.
     """
     if batch_size > len(source):
-        remedy = f"Pass --batch_size={len(source)} or less."
+        remedy = f"Pass `batch_size={len(source)}` or less."
         raise UserError(
             f"Expected at most {spell_number(len(source), 'image')} in a batch, the size of "
-            f"{source.name}, got --batch_size={batch_size}. "
+            f"{source.name}, got `batch_size={batch_size}`. "
             f"{remedy if len(source) > 1 else 'Add images.'}"
         )
     return len(source) // batch_size

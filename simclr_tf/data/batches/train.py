@@ -175,8 +175,8 @@ def check_held(source: Source) -> Held:
     """Returns the images; raises UserError where they are files: the device cannot make views."""
     if source.images is None:
         raise UserError(
-            f"Expected images in memory for --augment_on=device, got the files of {source.name}. "
-            "Pass --cache=true with an --input_size, or --augment_on=host."
+            f"Expected images in memory for `augment_on=device`, got the files of {source.name}. "
+            "Pass `cache=true` with an `input_size`, or `augment_on=host`."
         )
     return source.images
 

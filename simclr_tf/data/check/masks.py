@@ -18,7 +18,7 @@ MASKS_NAMED = 20  # wrong masks in a message
 VALUES_NAMED = 3  # wrong values of one of them
 
 _OBJECT_REMEDY = (
-    "Where 255 is the object, pass --mask_colors=FILE, a file with the lines `0 0 0 background` "
+    "Where 255 is the object, pass `mask_colors=FILE`, a file with the lines `0 0 0 background` "
     "and `255 255 255 object`."
 )
 
@@ -90,7 +90,7 @@ def _check_rules(rules: MaskRules) -> None:
     if rules.num_classes > MOST_CLASSES:
         raise UserError(
             f"Expected at most {MOST_CLASSES} classes, as masks have 8 bits, got "
-            f"--num_classes={rules.num_classes}. Pass a smaller number, or leave it out."
+            f"`num_classes={rules.num_classes}`. Pass a smaller number, or leave it out."
         )
 
 
@@ -123,14 +123,14 @@ def _check_together(
         if seen and set().union(*seen) == {rules.ignore_label}:
             raise UserError(
                 f"Expected pixels that count in the masks of {source.name}, got only "
-                f"--ignore_label={rules.ignore_label}. Mend the masks, or pass another value."
+                f"`ignore_label={rules.ignore_label}`. Mend the masks, or pass another value."
             )
     counted = set().union(*found) - {rules.ignore_label}
     num_classes = _known_classes(rules) or 1 + max(counted)
     if num_classes < 2:
         raise UserError(
             f"Expected at least 2 classes in the masks of {sources[0].name}, got {num_classes}. "
-            "Pass --num_classes, or add masks with pixels of other classes."
+            "Pass `num_classes`, or add masks with pixels of other classes."
         )
     given = rules.class_names or sources[0].class_names
     return (*given[:num_classes], *map(str, range(len(given), num_classes)))
@@ -179,11 +179,11 @@ def _fault(mask: _Mask, values: set[int] | UserError, rules: MaskRules) -> str:
     outside, num_classes = sorted(values - _allowed(rules), reverse=True), _known_classes(rules)
     value = outside[0]  # the largest: with it the others are classes too
     if rules.num_classes:
-        reason, remedies = f"--num_classes={num_classes}", [f"Pass --num_classes={value + 1}"]
+        reason, remedies = f"`num_classes={num_classes}`", [f"Pass `num_classes={value + 1}`"]
     else:
-        reason, remedies = "the lines of --mask_colors", ["Add a line to the table"]
+        reason, remedies = "the lines of `mask_colors`", ["Add a line to the table"]
     if rules.ignore_label is None:
-        remedies.append(f"{'' if rules.num_classes else 'pass '}--ignore_label={value}")
+        remedies.append(f"{'' if rules.num_classes else 'pass '}`ignore_label={value}`")
     remedy = f"{', '.join(remedies)}, or mend the mask."
     if rules.num_classes == 2 and values <= {0, 255} and rules.colours is None:
         remedy = _OBJECT_REMEDY
@@ -216,7 +216,7 @@ def _check_255(masks: list[_Mask], found: list[set[int]]) -> None:
     if not holders:
         return
     remedy = (
-        "255 usually marks pixels that do not count: pass --ignore_label=255, or --num_classes=256."
+        "255 usually marks pixels that do not count: pass `ignore_label=255`, or `num_classes=256`."
     )
     if set().union(*found) == {0, 255}:
         remedy = _OBJECT_REMEDY

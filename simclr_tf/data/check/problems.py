@@ -9,7 +9,7 @@ from simclr_tf.errors import UserError
 
 ERROR, WARNING, NOTICE = "error", "warning", "notice"
 SEVERITIES = (ERROR, WARNING, NOTICE)
-_MEND = "mend or remove them; --skip_bad_images leaves them out"
+_MEND = "mend or remove them; `skip_bad_images` leaves them out"
 
 
 class Kind(NamedTuple):
@@ -19,7 +19,7 @@ class Kind(NamedTuple):
         severity: "error": training would stop or be spoiled; "warning": it may mislead; "notice":
             it is dealt with, and here is how.
         meaning: What is wrong and what to do, without a capital and a stop.
-        skippable: Whether --skip_bad_images leaves such files out.
+        skippable: Whether `skip_bad_images` leaves such files out.
     """
 
     severity: str
@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 KINDS: dict[str, Kind] = {
     # -- names --
     "line": Kind(ERROR, "the line of the list is wrong: correct it"),
-    "label": Kind(ERROR, "the label is wrong: correct it, see --num_classes"),
+    "label": Kind(ERROR, "the label is wrong: correct it, see `num_classes`"),
     "pairing": Kind(ERROR, "image without a mask, or mask without an image: add or remove files"),
     "empty folder": Kind(ERROR, "a class's folder without images: add some, or remove it"),
     "unknown class": Kind(ERROR, "classes that no training image has: add some, or remove these"),
@@ -64,8 +64,8 @@ KINDS: dict[str, Kind] = {
     "odd name": Kind(NOTICE, "the name is no UTF-8: it is read, and shown as \\udcXX"),
     "no label": Kind(
         ERROR,
-        "--label_pattern finds no class in the file's name: rename it, or correct the pattern; "
-        "--skip_bad_images leaves it out",
+        "`label_pattern` finds no class in the file's name: rename it, or correct the pattern; "
+        "`skip_bad_images` leaves it out",
         skippable=True,
     ),
     # -- files --
@@ -78,29 +78,29 @@ KINDS: dict[str, Kind] = {
     "no image": Kind(ERROR, f"the content is no image: {_MEND}", skippable=True),
     "damaged": Kind(ERROR, f"cut off or damaged, does not decode: {_MEND}", skippable=True),
     "too large": Kind(
-        ERROR, "more pixels than --max_pixels: shrink them, raise it, or --skip_bad_images", True
+        ERROR, "more pixels than `max_pixels`: shrink them, raise it, or `skip_bad_images`", True
     ),
-    "small": Kind(WARNING, "smaller than the views, which enlarge it: pass a smaller --crop_size"),
+    "small": Kind(WARNING, "smaller than the views, which enlarge it: pass a smaller `crop_size`"),
     "pixels": Kind(NOTICE, "not plain RGB or gray with 8 bits: turned into it, as said here"),
     "extension": Kind(NOTICE, "the name says another format than the content: read by its content"),
     "no image left": Kind(ERROR, "not one image of this set decodes"),
     # -- contents --
     "leak": Kind(
         WARNING,
-        "the same image is trained on and reported on (or held back, --val_fraction): results tell "
+        "the same image is trained on and reported on (or held back, `val_fraction`): results tell "
         "little, remove one",
     ),
     "two labels": Kind(WARNING, "the same image has two labels: keep one"),
     "duplicate": Kind(
         NOTICE,
-        "the same image again: it weighs double, and leaks where --val_fraction holds back one of "
+        "the same image again: it weighs double, and leaks where `val_fraction` holds back one of "
         "the two",
     ),
-    "held back": Kind(ERROR, "--val_fraction cannot hold back a share"),
+    "held back": Kind(ERROR, "`val_fraction` cannot hold back a share"),
     # -- masks --
     "bad mask": Kind(ERROR, "the mask cannot be read: mend it"),
     "mask size": Kind(ERROR, "the mask's size is not its image's: mend it or pair them anew"),
-    "mask values": Kind(ERROR, "the mask holds what is no class: see --num_classes, --mask_colors"),
+    "mask values": Kind(ERROR, "the mask holds what is no class: see `num_classes`, `mask_colors`"),
     "masks": Kind(ERROR, "the masks as a whole"),
     # -- arrays --
     "array": Kind(ERROR, "the array is not as it should be"),

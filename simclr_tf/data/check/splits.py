@@ -162,7 +162,7 @@ def untold_labels(splits: Splits) -> Iterator[Problem]:
 
 
 def wrong_labels(source: Source, num_classes: int) -> Iterator[Problem]:
-    """Labels of arrays beyond --num_classes; lists are checked as they are read."""
+    """Labels of arrays beyond `num_classes`; lists are checked as they are read."""
     if source.labels is None or source.paths or not num_classes:
         return
     for index in np.flatnonzero(source.labels >= num_classes):
@@ -170,7 +170,7 @@ def wrong_labels(source: Source, num_classes: int) -> Iterator[Problem]:
             "label",
             f"{source.name}[{index}]",
             f"label {source.labels[index]} is outside 0..{num_classes - 1} "
-            f"(--num_classes={num_classes})",
+            f"(`num_classes={num_classes}`)",
         )
 
 

@@ -193,7 +193,7 @@ def _reader_of(path: str) -> Callable[[Container], Iterator[tuple[str, _Entry]]]
     found = "a ZIP archive that is cut off or damaged" if head[:2] == b"PK" else "another file"
     raise UserError(
         f"Expected a folder, or a ZIP or tar archive, at {path}, got {found}. Correct the path of "
-        "--dataset=folder:PATH, or pack the archive anew."
+        "`dataset=folder:PATH`, or pack the archive anew."
     )
 
 

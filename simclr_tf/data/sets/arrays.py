@@ -73,7 +73,7 @@ def load_npz(path: str, *, channels: int = 3, masks: MaskRules | None = None) ->
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableArchive(
             f"Expected an .npz file of plain arrays at {path}, got: {reason}. Correct "
-            "--dataset=npz:FILE, or write the file with numpy.savez."
+            "`dataset=npz:FILE`, or write the file with numpy.savez."
         ) from None
     train = _from_npz(arrays, TRAIN_KEYS, path, "train", channels, masks)
     if train is None:
@@ -213,8 +213,8 @@ def to_channels(images: np.ndarray, channels: int, name: str) -> np.ndarray:
 
         return np.rint(images @ LUMA)[..., np.newaxis].astype(np.uint8)
     raise UserError(
-        f"Expected images of --channels={channels} as {name}, got {there} channels "
-        f"{list(images.shape)}. Pass --channels={there}, or transpose the array, channels last."
+        f"Expected images of `channels={channels}` as {name}, got {there} channels "
+        f"{list(images.shape)}. Pass `channels={there}`, or transpose the array, channels last."
     )
 
 

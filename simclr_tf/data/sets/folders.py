@@ -61,7 +61,7 @@ def open_folder(path: str) -> Folder:
     if root.is_file():
         return _unwrapped(open_archive(str(root)).root)
     if not root.is_dir():
-        raise UserError(f"Expected a folder at {root}, got none. Correct --dataset=folder:{path}.")
+        raise UserError(f"Expected a folder at {root}, got none. Correct `dataset=folder:{path}`.")
     return root
 
 
@@ -132,7 +132,7 @@ def _load_pairs(root: Folder, name: str, report: Report) -> Splits:
         found = ", ".join(_sub_folders(root)) or "no folder"
         raise UserError(
             f"Expected the folders {IMAGES} and {MASKS} in {root}, or in train and test in it, got "
-            f"{found}. Sort the files so, or pass lists of image,mask lines as --train_file_path."
+            f"{found}. Sort the files so, or pass lists of image,mask lines as `train_file_path`."
         )
 
     def split(folder: str) -> Source:
@@ -161,7 +161,7 @@ def _pair(image_folder: Folder, mask_folder: Folder, name: str, report: Report) 
             f"Expected one mask in {mask_folder} for each image in {image_folder}, of the same "
             f"name but for the extension, got {len(wrong)} without:\n"
             f"{name_first([problem.detail for problem in wrong])}\n"
-            "Add or remove files, or pass lists of image,mask lines as --train_file_path."
+            "Add or remove files, or pass lists of image,mask lines as `train_file_path`."
         )
         _tell(refuse if not pairs else report, fault, *wrong)
     paths, mask_paths = zip(*pairs, strict=True)

@@ -46,7 +46,7 @@ def _compile(pattern: str) -> re.Pattern:
     if reason:
         raise UserError(
             f"Expected a regular expression with one group, which is the class, for "
-            f"--label_pattern, got '{pattern}' ({reason}). Pass --label_pattern='^([^_]*)_', for "
+            f"`label_pattern`, got '{pattern}' ({reason}). Pass `label_pattern='^([^_]*)_'`, for "
             "instance, for what stands before the first _; groups that are no class are (?:...)."
         )
     return search
@@ -58,16 +58,16 @@ def _label(source: Source, search: re.Pattern, skip: bool, report: Report) -> So
     fitting = np.flatnonzero([match is not None for match in matches])
     if not len(fitting):
         raise UserError(
-            f"Expected --label_pattern='{search.pattern}' to find a class in the names of the "
+            f"Expected `label_pattern='{search.pattern}'` to find a class in the names of the "
             f"files of {source.name}, got none in {len(names)}, such as {names[0]!r}. Correct the "
             "pattern."
         )
     misfits = [path for path, match in zip(source.paths, matches, strict=True) if match is None]
     if misfits and report is refuse and not skip:
         raise UserError(
-            f"Expected --label_pattern='{search.pattern}' to find a class in every file's name in "
+            f"Expected `label_pattern='{search.pattern}'` to find a class in every file's name in "
             f"{source.name}, got {len(misfits)} of {len(names)} without:\n{name_first(misfits)}\n"
-            "Rename them, correct the pattern, or pass --skip_bad_images to leave them out."
+            "Rename them, correct the pattern, or pass `skip_bad_images` to leave them out."
         )
     if report is not refuse:
         for path in misfits:

@@ -66,7 +66,7 @@ def load_lists(
     train = read(train_path)
     test = read(val_path) if val_path else None
     if wrong and report is refuse:
-        more = "\n--task=check lists all of them." if len(wrong) > NAMED else ""
+        more = "\n`task=check` lists all of them." if len(wrong) > NAMED else ""
         raise UserError(
             name_first([f"{problem.place}: {problem.detail}" for problem in wrong]) + more
         )
@@ -198,7 +198,7 @@ def _fault_of_label(cell: str, num_classes: int) -> str:
     if 0 <= label < (num_classes or MOST_CLASSES):
         return ""
     last = (num_classes or MOST_CLASSES) - 1
-    allowed = f"0..{last} (--num_classes={num_classes})" if num_classes else f"0..{last}"
+    allowed = f"0..{last} (`num_classes={num_classes}`)" if num_classes else f"0..{last}"
     more = 0 <= label < MOST_CLASSES
-    remedy = f"Pass --num_classes={label + 1} or fix the line." if more else "Fix the line."
+    remedy = f"Pass `num_classes={label + 1}` or fix the line." if more else "Fix the line."
     return f"label {label} is outside {allowed}. {remedy}"

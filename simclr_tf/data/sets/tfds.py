@@ -153,7 +153,7 @@ def _read_tfds(
             raise UserError(
                 f"Expected images of one size in {name}, got {_spell(images.shape[1:])} "
                 f"and {_spell(image.shape)}. Pass the size that they are brought to, such as "
-                "--input_size='96 96'."
+                "`input_size='96 96'`."
             )
         images[i] = image
         if rules is not None and mask_feature:

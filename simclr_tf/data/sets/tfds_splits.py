@@ -41,7 +41,7 @@ def read_wanted(text: str, namespaces: Container[str] = ()) -> Wanted:
     parts = [part.strip() for part in _COLON.split(text[len(name) :])]
     if len(parts) > 3:
         raise UserError(
-            f"Expected --dataset=tfds:NAME:TRAIN:TEST, got tfds:{text}. Join several splits by +, "
+            f"Expected `dataset=tfds:NAME:TRAIN:TEST`, got tfds:{text}. Join several splits by +, "
             "such as train+validation."
         )
     return Wanted(name, *parts[1:])
@@ -87,7 +87,7 @@ def _check(wanted: Wanted, split: str, splits: Mapping[str, Any]) -> None:
         there = ", ".join(f"{name} ({info.num_examples})" for name, info in splits.items())
         raise UserError(
             f"Expected splits that tfds:{wanted.name} has, {there}, or sums and parts of them, "
-            f"such as train[:80%], got one {reason}. Pass --dataset=tfds:{wanted.name}:TRAIN or "
+            f"such as train[:80%], got one {reason}. Pass `dataset=tfds:{wanted.name}:TRAIN` or "
             f"tfds:{wanted.name}:TRAIN:TEST with such."
         )
 

@@ -55,8 +55,8 @@ def load_records(pattern: str, *, report: Report = refuse) -> Splits:
     files = sorted(path for path in found if os.path.isfile(path))
     if not files:
         raise UserError(
-            f"Expected TFRecord files at {pattern}, got none. Correct --dataset={name}, such as "
-            "--dataset='tfrecord:data/*.tfrecord*'."
+            f"Expected TFRecord files at {pattern}, got none. Correct `dataset={name}`, such as "
+            "`dataset='tfrecord:data/*.tfrecord*'`."
         )
     of_split: dict[str, list[str]] = {}
     for file in files:

@@ -12,7 +12,7 @@ from simclr_tf.errors import UserError
 from simclr_tf.training.callbacks.logs import Logs
 from simclr_tf.training.distribution import scope_of
 
-REMEDIES = "Begin again with a smaller --learning_rate, more --warmup_epochs or --precision=float32"
+REMEDIES = "Begin again with a smaller `learning_rate`, more `warmup_epochs` or `precision=float32`"
 
 
 class StopWhereNotFinite(keras.callbacks.Callback):
@@ -89,7 +89,7 @@ class StopWhereNotFinite(keras.callbacks.Callback):
             raise UserError(
                 f"Expected gradients that float16 can hold, got none from step {self._taken[1]} to "
                 f"{self._looked}: all were left out, at a learning rate of {rate:.4g}. "
-                f"{REMEDIES.removesuffix(' or --precision=float32')}, or with --precision=float32 "
+                f"{REMEDIES.removesuffix(' or `precision=float32`')}, or with `precision=float32` "
                 "or mixed_bfloat16."
             )
 

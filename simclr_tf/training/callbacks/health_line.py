@@ -31,8 +31,8 @@ class HealthLine(keras.callbacks.Callback):
     STUCK_SHARE = 0.02  # within so much of the way from start to floor it is
 
     CAUSES = (
-        "Likely causes: --learning_rate too large or --warmup_epochs too few; augmentation so "
-        "strong that two views share nothing (--task=check --preview shows them); images that are "
+        "Likely causes: `learning_rate` too large or `warmup_epochs` too few; augmentation so "
+        "strong that two views share nothing (`task=check` `preview` shows them); images that are "
         "all alike"
     )
 

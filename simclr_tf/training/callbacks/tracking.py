@@ -131,7 +131,7 @@ class Tracking:
             self._known_as = self._tracker.begin(self.path, known, settings)
         except Exception as error:  # what a tracker raises is its own
             raise UserError(
-                f"Expected --tracker={self.name} to take the run, got: {error}. Log in to it, "
+                f"Expected `tracker={self.name}` to take the run, got: {error}. Log in to it, "
                 "choose another place by its own settings (WANDB_MODE=offline, "
                 "MLFLOW_TRACKING_URI), or leave the flag out."
             ) from error
@@ -168,7 +168,7 @@ class Tracking:
         try:
             yield
         except Exception as error:  # a server that is gone, a name that it does not take
-            print(f"warning: --tracker={self.name} failed: {error}", flush=True)
+            print(f"warning: `tracker={self.name}` failed: {error}", flush=True)
 
     def _read_name(self) -> str | None:
         """Returns what the tracker calls this run; None where another kept it, or none."""
@@ -193,7 +193,7 @@ def _make_tracker(name: str) -> Tracker:
         return TRACKERS[name]()
     except ImportError:
         raise UserError(
-            f"Expected the package {name} for --tracker={name}, got none. Install it (pip install "
+            f"Expected the package {name} for `tracker={name}`, got none. Install it (pip install "
             f"{name}, or this package with its extra: pip install '.[{name}]'), or leave the flag "
             "out."
         ) from None

@@ -814,7 +814,7 @@ def test_wrong_lines_stop_the_other_tasks_and_are_named_together(photos):
     train.write_text("".join(f"{i}.jpg,0\n" for i in range(1000)))
     with pytest.raises(UserError) as caught:
         load("shapes", **files)
-    assert str(caught.value).endswith("... and 995 more\n--task=check lists all of them.")
+    assert str(caught.value).endswith("... and 995 more\n`task=check` lists all of them.")
 
 
 def test_a_list_of_wrong_lines_alone_is_checked_to_its_end(run_check, photos):
