@@ -60,8 +60,8 @@ class Gauge(Progress):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         super().on_train_batch_end(batch, logs)
-        if self.model.trained_steps % self.every == 0:
-            self.seen.append({"step": self.model.trained_steps, **holdings()})
+        if self.step % self.every == 0:
+            self.seen.append({"step": self.step, **holdings()})
 
 
 def holdings() -> dict[str, float]:

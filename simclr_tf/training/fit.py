@@ -9,33 +9,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs
 
 Batches = Callable[[int, int], tf.data.Dataset]
 
 GPU_STEPS = 10
-
-
-class CountSteps(keras.callbacks.Callback):
-    """Counts the steps trained, over all epochs, in `model.trained_steps`.
-
-    The optimiser's own count will not do: with loss scaling it leaves out the steps it skips.
-
-    Args:
-        steps: Steps of each epoch it sees.
-    """
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
-        self._before = 0
-
-    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._before = self.model.trained_steps
-
-    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        # Keras counts the last execution as a whole one, also where the data end within it.
-        self.model.trained_steps = self._before + min(batch + 1, self.steps)
 
 
 class UnreadLogs(keras.callbacks.CallbackList):
@@ -117,14 +95,7 @@ class Executions(keras.callbacks.Callback):
     """Has the last execution of an epoch run the steps that are left of it, and no more.
 
     Does nothing where steps run one at a time.
-
-    Args:
-        steps: Steps of each epoch it sees.
     """
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self.steps = steps
 
     def on_train_begin(self, logs: Logs = None) -> None:
         several = self.model.steps_per_execution > 1
@@ -133,7 +104,7 @@ class Executions(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if isinstance(self.model.train_function, StepLoop):
-            left = self.steps - batch
+            left = self.params["steps"] - batch
             self.model.train_function.steps.assign(min(self.model.steps_per_execution, left))
 
     def on_train_end(self, logs: Logs = None) -> None:
@@ -160,8 +131,8 @@ def fit_steps(
         batches: (first, last) -> the batches of those steps.
         first_step, last_step: First included, last not.
         steps_per_epoch: Steps of a whole epoch.
-        callbacks: Keras callbacks; they see the epoch's own number and `model.trained_steps`, and a
-            step's metrics as tensors.
+        callbacks: Keras callbacks; they see the epoch's own number and a step's metrics as
+            tensors; `params["first_step"]` is the step that a call of `fit` begins at.
         **fit_arguments: Further arguments of `model.fit`, such as `validation_data`.
     """
     step = first_step
@@ -172,7 +143,6 @@ def fit_steps(
             epochs, steps = 1, min(steps_per_epoch - within, last_step - step)
         else:
             epochs, steps = whole_epochs, steps_per_epoch
-        model.trained_steps = step
         with warnings.catch_warnings():
             # Keras warns that it leaves the order of a data set alone, which is what is wanted.
             warnings.filterwarnings("ignore", message=".*shuffle=True.*")
@@ -182,11 +152,12 @@ def fit_steps(
                 epochs=epoch + epochs,
                 steps_per_epoch=steps,
                 callbacks=UnreadLogs(
-                    [Executions(steps), CountSteps(steps), *callbacks],
+                    [Executions(), *callbacks],
                     add_history=True,
                     model=model,
                     epochs=epoch + epochs,
                     steps=steps,
+                    first_step=step,
                     verbose=0,
                 ),
                 verbose=0,

@@ -257,9 +257,9 @@ def test_one_device_is_one_replica_that_is_mirrored():
 
 def test_what_replicas_cannot_do_is_refused(pictures, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
-    with pytest.raises(UserError, match="2 replicas divide.*Pass --batch_size=6"):
+    with pytest.raises(UserError, match="2 replicas divide.*Pass `batch_size=6`"):
         Shard(0, 2, 2).rows(7)
-    with pytest.raises(UserError, match="--xla=false"):
+    with pytest.raises(UserError, match="`xla=false`"):
         choose_execution("float32", "true", replicas=2)
     assert not choose_execution("float32", "auto", replicas=2).xla
     classify = ["--task=classification", f"--dataset=folder:{pictures}", "--strategy=multiworker"]

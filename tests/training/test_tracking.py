@@ -273,21 +273,17 @@ def profiles_of(folder: Path) -> list[Path]:
 def test_a_profile_is_of_the_steps_10_to_20(together, first, last, tmp_path, monkeypatch):
     told = []
     profiler = SimpleNamespace(
-        start=lambda path: told.append(model.trained_steps),
-        stop=lambda: told.append(model.trained_steps),
+        start=lambda path: told.append(profile.step),
+        stop=lambda: told.append(profile.step),
     )
     monkeypatch.setattr(tf.profiler, "experimental", profiler)
-    model = SimpleNamespace(trained_steps=100)
     profile = Profile(SimpleNamespace(tensorboard=tmp_path))
-    profile.set_model(model)
-    for _ in range(2):  # `fit` may be called for each part of a run
+    for steps in (4, 4, 30):  # `fit` may be called for each part of a run
+        profile.set_params({"first_step": profile.step or 100, "steps": steps * together})
         profile.on_train_begin()
-        for _ in range(4):
-            model.trained_steps += together
-            profile.on_train_batch_end(0)
-    for _ in range(30):
-        model.trained_steps += together
-        profile.on_train_batch_end(0)
+        profile.on_epoch_begin(0)
+        for batch in range(steps):
+            profile.on_train_batch_end((batch + 1) * together - 1)
     assert told == [100 + first, 100 + last]
 
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from simclr_tf import metrics
 from simclr_tf.evaluation.features import embed
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs
 
 
 class AccuracyMonitor(keras.callbacks.Callback):

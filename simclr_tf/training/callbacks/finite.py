@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import NamedTuple
 
 import keras
 import tensorflow as tf
 
 from simclr_tf.errors import UserError
-from simclr_tf.training.callbacks.logs import Logs
-from simclr_tf.training.distribution import scope_of
+from simclr_tf.training.callbacks.steps import Logs, StepCallback
 
 REMEDIES = "Begin again with a smaller `learning_rate`, more `warmup_epochs` or `precision=float32`"
 
 
-class StopWhereNotFinite(keras.callbacks.Callback):
+class StopWhereNotFinite(StepCallback):
     """Ends the training where the loss, or a weight after the update, is not finite.
 
     A weight is not after a gradient that is not, or a rate that is far too large: with a loss that
-    still looks well. Each step is watched on the device, so that the first bad one is named exactly
-    though several run in one execution; what was seen is read, which waits for the device, every
-    few steps, at the end of an epoch, and by `check` before anything is saved. It must come before
-    the callbacks that save.
+    still looks well. The device looks after each execution; what it saw is read, which waits for
+    it, every few steps, at the end of an epoch, and by `check` before anything is saved. It must
+    come before the callbacks that save.
 
     With loss scaling (float16) a step whose gradients overflow changes no weight and is no mistake;
     a run that only leaves out steps is ended too.
@@ -33,33 +31,34 @@ class StopWhereNotFinite(keras.callbacks.Callback):
 
     SKIPPED_IN_A_ROW = 50  # a loss scale of 2^15, Keras' first, is 2^-35 after so many
 
+    _rate: tf.Tensor  # of the step to come
+    _weights_are_finite: Callable[[], tf.Tensor] | None = None
+
     def __init__(self, *, every_steps: int) -> None:
         super().__init__()
         self.every_steps = every_steps
-        self._first_step: int | None = None
-        self._looked = 0
-        self._taken = (0, 0)  # updates taken, and the step at which they were seen to be so many
-
-    def set_model(self, model: keras.Model) -> None:
-        if model is self.model:  # `fit_steps` hands it over before each of its calls of `fit`
-            return
-        super().set_model(model)
-        self._strategy = model.distribute_strategy
-        with scope_of(self._strategy):
-            self._seen, self._bad_loss, self._bad_weights = (_counter(tf.int64) for _ in range(3))
-            self._rate = _counter(tf.float32)
-        model.train_step = self._watch(model.train_step)
-        model.train_function = None  # one that was made before is not watched
+        self._seen: list[_Look] = []  # those that are not read yet
+        self._taken: tuple[int, int] | None = None  # updates, and the step they were seen at
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        if self._first_step is None:
-            self._first_step = self._looked = self.model.trained_steps
-            if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
-                self._taken = _updates(self.model.optimizer), self._looked
+        super().on_train_begin(logs)
+        self._rate = tf.convert_to_tensor(self.model.optimizer.learning_rate)
+        if self._weights_are_finite is None:
+            weights = self.model.trainable_variables
+            # One operation a variable; a norm that overflows would be that of no weights to keep.
+            norms = tf.function(lambda: tf.add_n([tf.nn.l2_loss(w) for w in weights]))
+            self._weights_are_finite = lambda: tf.math.is_finite(norms())
+        if self._taken is None and _scales_loss(self.model):
+            self._taken = _updates(self.model.optimizer), self.step
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        step = self.model.trained_steps
-        if step // self.every_steps != self._looked // self.every_steps:
+        before = self.step
+        super().on_train_batch_end(batch, logs)
+        loss = tf.reduce_all(tf.math.is_finite((logs or {})["loss"]))
+        weights = self._weights_are_finite() if self._weights_are_finite else loss
+        self._seen.append(_Look(before + 1, self.step, loss, weights, self._rate))
+        self._rate = tf.convert_to_tensor(self.model.optimizer.learning_rate)
+        if self.step // self.every_steps != before // self.every_steps:
             self.check()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -67,63 +66,54 @@ class StopWhereNotFinite(keras.callbacks.Callback):
 
     def check(self) -> None:
         """Raises UserError where a step that is done was not finite."""
-        self._looked = self.model.trained_steps
-        loss, weights = int(_read(self._bad_loss)), int(_read(self._bad_weights))
-        if loss or weights:
-            wrong = "loss" if loss and (not weights or loss <= weights) else "gradient or update"
-            step = (self._first_step or 0) + min(filter(None, (loss, weights)))
-            raise UserError(
-                f"Expected a finite loss and finite weights, got a {wrong} that is not at step "
-                f"{step}, at a learning rate of {float(_read(self._rate)):.4g}. {REMEDIES}; "
-                "nothing was saved after that step."
-            )
-        if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
-            self._check_progress(self.model.optimizer)
+        looks, self._seen = self._seen, []
+        for look in looks:
+            if not (look.loss and look.weights):
+                wrong = "gradient or update" if look.loss else "loss"
+                steps = "" if look.first == look.last else f"{look.first} to "
+                raise UserError(
+                    f"Expected a finite loss and finite weights, got a {wrong} that is not at step "
+                    f"{steps}{look.last}, at a learning rate of {float(look.rate):.4g}. "
+                    f"{REMEDIES}; nothing was saved after that step."
+                )
+        if self._taken is not None:
+            self._taken = self._check_progress(*self._taken)
 
-    def _check_progress(self, optimizer: keras.optimizers.LossScaleOptimizer) -> None:
-        taken = _updates(optimizer)
-        if taken != self._taken[0]:
-            self._taken = taken, self._looked
-        elif self._looked - self._taken[1] >= self.SKIPPED_IN_A_ROW:
-            rate = float(optimizer.learning_rate)
+    def _check_progress(self, before: int, since: int) -> tuple[int, int]:
+        """Returns the updates taken and the step they were seen at; raises where none were."""
+        taken = _updates(self.model.optimizer)
+        if taken != before:
+            return taken, self.step
+        if self.step - since >= self.SKIPPED_IN_A_ROW:
+            rate = float(self.model.optimizer.learning_rate)
             raise UserError(
-                f"Expected gradients that float16 can hold, got none from step {self._taken[1]} to "
-                f"{self._looked}: all were left out, at a learning rate of {rate:.4g}. "
+                f"Expected gradients that float16 can hold, got none from step {since} to "
+                f"{self.step}: all were left out, at a learning rate of {rate:.4g}. "
                 f"{REMEDIES.removesuffix(' or `precision=float32`')}, or with `precision=float32` "
                 "or mixed_bfloat16."
             )
-
-    def _watch(self, train_step: Callable[[Any], dict]) -> Callable[[Any], dict]:
-        def watched(data: Any) -> dict:
-            rate = tf.cast(self.model.optimizer.learning_rate, tf.float32)
-            logs = train_step(data)
-            seen = self._seen.assign_add(1)
-            # One operation a variable; a norm that overflows would be that of no weights to keep.
-            weights = tf.add_n([tf.nn.l2_loss(v) for v in self.model.trainable_variables])
-            before = self._bad_loss + self._bad_weights
-            for number, first in ((logs["loss"], self._bad_loss), (weights, self._bad_weights)):
-                is_first = (first == 0) & ~tf.reduce_all(tf.math.is_finite(number))
-                first.assign(tf.where(is_first, seen, first))
-            self._rate.assign(tf.where(before == 0, rate, self._rate))
-            return logs
-
-        return watched
+        return before, since
 
 
-def _counter(dtype: tf.DType) -> tf.Variable:
-    """Makes a scalar that each replica counts for itself: all see the same loss and weights."""
-    return tf.Variable(
-        0,
-        dtype=dtype,
-        trainable=False,
-        synchronization=tf.VariableSynchronization.ON_READ,
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-    )
+class _Look(NamedTuple):
+    """What an execution left behind, on the device until it is read.
+
+    Attributes:
+        first, last: The steps of the execution, both included.
+        loss, weights: bool scalars, whether they are finite.
+        rate: The learning rate of its first step.
+    """
+
+    first: int
+    last: int
+    loss: tf.Tensor
+    weights: tf.Tensor
+    rate: tf.Tensor
+
+
+def _scales_loss(model: keras.Model) -> bool:
+    return isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
 
 
 def _updates(optimizer: keras.optimizers.Optimizer) -> int:
     return int(optimizer.iterations.numpy())  # under a strategy there is no int() of it
-
-
-def _read(variable: tf.Variable) -> tf.Tensor:
-    return tf.convert_to_tensor(variable)

@@ -9,7 +9,7 @@ import keras
 from simclr_tf.counting import spell_number
 from simclr_tf.losses.contrastive import NTXent
 from simclr_tf.training.callbacks.knn_monitor import KNNMonitor
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs
 
 
 class HealthLine(keras.callbacks.Callback):

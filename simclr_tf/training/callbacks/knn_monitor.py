@@ -10,7 +10,7 @@ from simclr_tf.data.source import Source
 from simclr_tf.evaluation.features import embed
 from simclr_tf.evaluation.knn import knn_accuracy
 from simclr_tf.metrics import effective_rank, feature_spread
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.1

@@ -5,15 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-import keras
-
 from simclr_tf.evaluation.segmentation import PixelCounts
 from simclr_tf.runs.checkpoints import Variables
 from simclr_tf.runs.folder import Row, RunFolder
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs, StepCallback
 
 
-class MeanIoUMonitor(keras.callbacks.Callback):
+class MeanIoUMonitor(StepCallback):
     """Judges a segmentation on validation images every few epochs and keeps the best weights.
 
     Adds `val_loss`, `val_mean_iou` and `val_pixel_accuracy` to the epoch's logs.
@@ -48,7 +46,7 @@ class MeanIoUMonitor(keras.callbacks.Callback):
         self.steps_per_epoch = steps_per_epoch
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        step = self.model.trained_steps
+        step = self.step
         due = self.every_epochs and (epoch + 1) % self.every_epochs == 0
         whole = step % self.steps_per_epoch == 0
         if logs is None or not whole or not (due or epoch + 1 == self.num_epochs):

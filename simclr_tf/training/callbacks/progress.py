@@ -9,10 +9,10 @@ import time
 import keras
 import numpy as np
 
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs, StepCallback
 
 
-class Progress(keras.callbacks.Callback):
+class Progress(StepCallback):
     """One live line: epoch, step, loss, images per second, time left.
 
     On a terminal the line is rewritten in place; elsewhere a new one is printed, more rarely. The
@@ -42,11 +42,13 @@ class Progress(keras.callbacks.Callback):
         self._rates: list[float] = []
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        super().on_epoch_begin(epoch, logs)
         self._epoch = epoch + 1
-        self._mark = (self.model.trained_steps, time.monotonic())
+        self._mark = (self.step, time.monotonic())
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        step = self.model.trained_steps
+        super().on_train_batch_end(batch, logs)
+        step = self.step
         if step // self.every_steps == self._mark[0] // self.every_steps:
             return
         self._keep_pace(step)
@@ -56,12 +58,12 @@ class Progress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if not self._rates:  # a short run; else the time of a validation would count as training's
-            self._keep_pace(self.model.trained_steps)
+            self._keep_pace(self.step)
         if logs is not None:
             logs["images_per_second"] = round(self.images_per_second, 1)
             if isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer):
                 taken = int(self.model.optimizer.iterations.numpy())  # a strategy has no int()
-                logs["skipped_steps"] = self.model.trained_steps - taken
+                logs["skipped_steps"] = self.step - taken
         if self._live:
             print("\r\033[K", end="", flush=True)
 

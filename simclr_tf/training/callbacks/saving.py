@@ -8,18 +8,17 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 
 from simclr_tf.runs.checkpoints import Variables, numbered_variables, read_arrays, restore
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs, StepCallback
 from simclr_tf.training.distribution import spans_workers
 
 Arrays = dict[str, np.ndarray]
 
 
-class Journal(keras.callbacks.Callback):
+class Journal(StepCallback):
     """Writes each epoch's metrics to the run folder's `metrics.csv`."""
 
     def __init__(self, folder: RunFolder) -> None:
@@ -27,13 +26,13 @@ class Journal(keras.callbacks.Callback):
         self.folder = folder
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        step = self.model.trained_steps
+        step = self.step
         values = {name: float(value) for name, value in (logs or {}).items()}
         rate = float(self.model.optimizer.learning_rate)
         self.folder.add_row({"epoch": epoch + 1, "step": step, "learning_rate": rate, **values})
 
 
-class SaveCheckpoints(keras.callbacks.Callback):
+class SaveCheckpoints(StepCallback):
     """Saves after every few epochs, at the end, and at once when the process is told to stop.
 
     Where an epoch takes longer than `LONGEST_MINUTES` it saves within it, too.
@@ -80,6 +79,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._so_far: tuple[int, Arrays] = (-1, {})  # a step within an epoch, and its means
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        super().on_train_begin(logs)
         for number in (signal.SIGINT, signal.SIGTERM):
             try:
                 self._handlers[number] = signal.signal(number, self._on_signal)
@@ -98,7 +98,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
         Of several workers the leader alone has the file.
         """
-        step = self.model.trained_steps
+        super().on_epoch_begin(epoch, logs)
+        step = self.step
         # Not the newest, which may be a damaged one that was passed by.
         path = self.folder.checkpoints.path_of(step)
         if step % self.steps_per_epoch and path.exists() and not self._spans_workers():
@@ -107,6 +108,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
                 restore(metrics, arrays, str(path))
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        super().on_train_batch_end(batch, logs)
         if batch + 1 >= self.params["steps"]:
             return  # what is saved at an epoch's end has its evaluation and its line in the journal
         if self._told_to_stop:
@@ -120,7 +122,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._told_to_stop:
             self._stop()
-        due = self.model.trained_steps % (self.every_epochs * self.steps_per_epoch) == 0
+        due = self.step % (self.every_epochs * self.steps_per_epoch) == 0
         if due and self._minutes() >= self.every_minutes:
             self.save()
 
@@ -132,7 +134,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Writes a checkpoint, unless the newest is of this very step."""
-        step = self.model.trained_steps
+        step = self.step
         if step != self._saved:
             self.check()
             self._keep_so_far()
@@ -154,7 +156,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def _keep_so_far(self) -> None:
         if self._spans_workers():
             return  # to read a metric, all workers would have to meet: one told to stop is alone
-        step = self.model.trained_steps
+        step = self.step
         if step % self.steps_per_epoch and step != self._so_far[0]:
             metrics = self._epoch_metrics().items()
             self._so_far = step, {name: np.asarray(metric) for name, metric in metrics}

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.training.callbacks.logs import Logs
+from simclr_tf.training.callbacks.steps import Logs, StepCallback
 
 TAG = "epoch_"  # what the names of all numbers begin with
 WEIGHTS = "weights/"  # and those of histograms
@@ -53,7 +53,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         return self._writers[split]
 
 
-class Profile(keras.callbacks.Callback):
+class Profile(StepCallback):
     """Writes a profile of the steps 10 to 20 that this process trains; of fewer, where it ends.
 
     TensorBoard shows it with the plugin `tensorboard-plugin-profile` (or `xprof`). Where several
@@ -67,11 +67,13 @@ class Profile(keras.callbacks.Callback):
         self._state = "waits"
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        super().on_train_begin(logs)
         if self._first is None:
-            self._first = self.model.trained_steps
+            self._first = self.step
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        taken = self.model.trained_steps - (self._first or 0)
+        super().on_train_batch_end(batch, logs)
+        taken = self.step - (self._first or 0)
         if self._state == "runs" and taken >= PROFILED[1]:
             self._stop()
         elif self._state == "waits" and taken >= PROFILED[0]:
