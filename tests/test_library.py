@@ -15,6 +15,7 @@ import tensorflow as tf
 import simclr_tf as st
 from simclr_tf.data.batches.evaluation import plain_batches
 from simclr_tf.data.batches.order import batch_order
+from simclr_tf.data.batches.steps import Batches
 from simclr_tf.data.batches.tensors import CORES, HeldTensor
 from simclr_tf.data.batches.train import drawn_batches, feature_batches, labelled_batches, two_views
 from simclr_tf.data.memory import whole_of
@@ -115,8 +116,8 @@ def test_rows_of_both_views_and_labels_stay_with_their_images(tmp_path, in_memor
 
 def test_features_stay_with_their_labels():
     features = np.arange(20, dtype=np.float32)[:, None]
-    batches = feature_batches(features, np.arange(20), batch_size=6, seed=0)
-    for x, y in batches(0, 6):
+    batches = Batches(feature_batches, features, np.arange(20), batch_size=6, seed=0)
+    for x, y in batches.steps(0, 6):
         np.testing.assert_array_equal(x[:, 0], y)
 
 

@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simclr_tf import environment
@@ -26,6 +26,8 @@ from simclr_tf.errors import UserError
 if TYPE_CHECKING:  # `main` says what is missing where NumPy or TensorFlow is
     import tensorflow as tf
 
+    from simclr_tf.data.batches.order import Shard
+    from simclr_tf.data.batches.steps import Batches
     from simclr_tf.data.source import Source
 
 MOST_BYTES = 2**31 - 2**24  # images are sent as one message, and TensorFlow's are below 2 GiB
@@ -60,32 +62,32 @@ class Services:
                 "where it is too much, or leave `data_service` out."
             )
 
-    def batches(
-        self, make: Callable[..., tf.data.Dataset], first: int, last: int
-    ) -> tf.data.Dataset:
-        """Returns the batches of the steps first..last-1, in their order.
+    def serve(self, batches: Batches) -> Batches:
+        """Returns the same batches, in their order, as the services make them."""
+        from simclr_tf.data.batches.steps import Batches as ByStep
 
-        Args:
-            make: (first_step=, last_step=, step_stride=) -> the data set of every so many steps,
-                such as a partial `two_views`.
-            first, last: First included, last not.
-        """
-        if not self.addresses:
-            return make(first_step=first, last_step=last)
+        return ByStep(self._served, batches) if self.addresses else batches
+
+    def _served(
+        self, batches: Batches, *, first_step: int, last_step: int, shard: Shard
+    ) -> tf.data.Dataset:
         import tensorflow as tf
 
         service, stride = tf.data.experimental.service, len(self.addresses)
 
         def served(turn: int) -> tf.data.Dataset:
-            batches = make(first_step=first + turn, last_step=last, step_stride=stride)
+            made = batches.make(
+                first_step=first_step + turn, last_step=last_step, step_stride=stride, shard=shard
+            )
             address, off = self.addresses[turn], service.ShardingPolicy.OFF
-            return batches.apply(service.distribute(off, address, compression=None))
+            return made.apply(service.distribute(off, address, compression=None))
 
-        turns = tf.data.Dataset.range(last - first).map(lambda number: number % stride)
+        count = last_step - first_step
+        turns = tf.data.Dataset.range(count).map(lambda number: number % stride)
         taken = tf.data.Dataset.choose_from_datasets(
             [served(turn) for turn in range(stride)], turns, stop_on_empty_dataset=False
         )
-        return taken.apply(tf.data.experimental.assert_cardinality(last - first)).prefetch(2)
+        return taken.apply(tf.data.experimental.assert_cardinality(count)).prefetch(2)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:

@@ -16,6 +16,8 @@ from simclr_tf.augment.recipe import OPERATIONS
 from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.data.batches.evaluation import plain_batches
+from simclr_tf.data.batches.steps import Batches
+from simclr_tf.data.batches.tensors import held_on_host
 from simclr_tf.data.batches.train import feature_batches, labelled_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
@@ -27,7 +29,7 @@ from simclr_tf.training.distribution import scope_of
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.curves import draw_curves
 from simclr_tf.workflow.encoder import prepare_encoder
-from simclr_tf.workflow.network import Network, ShardBatches, batches_by_step
+from simclr_tf.workflow.network import Network, batches_of_views
 from simclr_tf.workflow.optimizer import build_optimizer
 from simclr_tf.workflow.plan import Plan, judged_epochs, steps_per_execution
 from simclr_tf.workflow.run import Run, rounded
@@ -125,7 +127,7 @@ class Classification(Trainer):
             facts={"class_names": class_names(train, num_classes)},
         )
 
-    def _batches(self, run: Run, subject: Subject, encoder: keras.Model) -> ShardBatches:
+    def _batches(self, run: Run, subject: Subject, encoder: keras.Model) -> Batches:
         """Returns what the model is trained on, and has the monitor judge it on the like."""
         config, size = run.config, subject.size
         train, test = subject.parts.train, subject.parts.judged
@@ -139,12 +141,16 @@ class Classification(Trainer):
         if config.freeze and not config.augments_by_name():
             tests = tf.data.Dataset.from_tensor_slices(embed(encoder, plain(test)))
             inputs = tests.batch(EVALUATION_BATCH_SIZE)
-            batches = feature_batches(
-                features, np.asarray(train.labels), batch_size=config.batch_size, seed=config.seed
+            batches = Batches(
+                feature_batches,
+                held_on_host(features),
+                np.asarray(train.labels),
+                batch_size=config.batch_size,
+                seed=config.seed,
             )
         else:
             inputs = plain(test)
-            batches = batches_by_step(
+            batches = batches_of_views(
                 labelled_batches, train, config, size=size, dtype=run.execution.views
             )
         epochs = judged_epochs(config)

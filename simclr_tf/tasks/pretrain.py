@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import tensorflow as tf
 from simclr_tf import augment as augmentation
 from simclr_tf import data, plots
 from simclr_tf.config.settings import Config
-from simclr_tf.data.batches.order import Shard
+from simclr_tf.data.batches.steps import Batches
 from simclr_tf.data.batches.train import check_held, drawn_batches, two_views
 from simclr_tf.data.service import Services
 from simclr_tf.errors import UserError
@@ -30,7 +29,7 @@ from simclr_tf.training.execution import Execution
 from simclr_tf.training.model import SimCLR
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.encoder import load_encoder_weights, untrained_encoder
-from simclr_tf.workflow.network import Network, ShardBatches, batches_by_step
+from simclr_tf.workflow.network import Network, batches_of_views
 from simclr_tf.workflow.optimizer import build_optimizer
 from simclr_tf.workflow.plan import Plan, judged_epochs, name_left_out, steps_per_execution
 from simclr_tf.workflow.run import Run, rounded
@@ -56,7 +55,7 @@ class Pretraining(Trainer):
     services: Services
     loss: NTXent
     monitor: KNNMonitor
-    views: Callable[..., tf.data.Dataset]  # of the training images
+    views: Batches  # of the training images
 
     def strategies(self, config: Config) -> tuple[str, ...]:
         return ("mirrored", "multiworker")
@@ -80,18 +79,13 @@ class Pretraining(Trainer):
         config, train, size = run.config, subject.parts.train, subject.size
         self.services = _reach_services(run)
         self.services.check(train)
-        make_views = functools.partial(
-            two_views,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            dtype=run.execution.views,
+        self.views = batches_of_views(
+            two_views, train, config, size=size, dtype=run.execution.views
         )
-        self.views = functools.partial(make_views, train, batch_size=config.batch_size)
-        batches: ShardBatches = self._views_of_step
+        batches = self.services.serve(self.views)
         if run.execution.augment_on_device:
             check_held(train)
-            batches = batches_by_step(drawn_batches, train, config, size=size)
+            batches = batches_of_views(drawn_batches, train, config, size=size)
         self.loss = NTXent(
             config.temperature, similarity=config.similarity, compiles=run.execution.xla_parts
         )
@@ -107,17 +101,13 @@ class Pretraining(Trainer):
             },
             batches,
             [self.monitor, health],
-            validation=_validation(run, subject.parts.validation, make_views),
+            validation=_validation(run, subject.parts.validation, size),
             first_row=lambda: _look_before_training(self.monitor, model.encoder),
         )
 
-    def _views_of_step(self, first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        make = functools.partial(self.views, shard=shard)
-        return self.services.batches(make, first, last)
-
     @contextlib.contextmanager
     def around_training(self, run: Run, subject: Subject, step: int) -> Iterator[None]:
-        _plot_views(run, subject.parts.train, self.views(first_step=0, last_step=1))
+        _plot_views(run, subject.parts.train, self.views.steps(0, 1))
         if not step:  # a run that is resumed has shown them
             show_picture(run.folder, run.folder.plots / "views.png")
         with self.services.watched():
@@ -140,9 +130,7 @@ def _reach_services(run: Run) -> Services:
     return Services(addresses)
 
 
-def _validation(
-    run: Run, held_back: data.Source | None, make_views: Callable[..., tf.data.Dataset]
-) -> dict[str, Any]:
+def _validation(run: Run, held_back: data.Source | None, size: tuple[int, int]) -> dict[str, Any]:
     """Returns the arguments of `fit` for the validation loss: the same views at every look."""
     if held_back is None:
         return {}
@@ -158,10 +146,10 @@ def _validation(
         print(f"validation loss over batches of {batch_size}: not comparable with training's")
     last = len(held_back) // batch_size
     name_left_out(len(held_back), last * batch_size, "the validation loss")
-    views = functools.partial(
-        make_views, held_back, batch_size=batch_size, first_step=0, last_step=last
+    views = batches_of_views(
+        two_views, held_back, config, size=size, batch_size=batch_size, dtype=run.execution.views
     )
-    batches = distribute(run.strategy, lambda shard: views(shard=shard))
+    batches = distribute(run.strategy, lambda shard: views.steps(0, last, shard))
     return {
         "validation_data": batches,
         "validation_steps": last,

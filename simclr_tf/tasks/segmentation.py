@@ -44,7 +44,7 @@ from simclr_tf.training.callbacks import MeanIoUMonitor, best_row
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.curves import draw_curves
 from simclr_tf.workflow.encoder import prepare_encoder
-from simclr_tf.workflow.network import Network, batches_by_step
+from simclr_tf.workflow.network import Network, batches_of_views
 from simclr_tf.workflow.optimizer import build_optimizer
 from simclr_tf.workflow.plan import Plan, steps_per_execution
 from simclr_tf.workflow.run import Run, rounded
@@ -151,7 +151,7 @@ class Segmentation(Trainer):
         return Network(
             model,
             self.weights | numbered_variables("optimizer", model.optimizer.variables),
-            batches_by_step(
+            batches_of_views(
                 masked_batches, parts.train, config, size=subject.size, dtype=run.execution.views
             ),
             _monitors(run, parts, self.judge, self.weights, plan),

@@ -51,7 +51,7 @@ def train_model(run: Run, network: Network, plan: Plan, first_step: int) -> floa
         fit_steps(
             network.model,
             lambda first, last: distribution.distribute(
-                run.strategy, lambda shard: network.batches(first, last, shard)
+                run.strategy, lambda shard: network.batches.steps(first, last, shard)
             ),
             first_step=first_step,
             last_step=plan.last_step,

@@ -11,10 +11,8 @@ import tensorflow as tf
 
 from simclr_tf import data
 from simclr_tf.config.settings import Config
-from simclr_tf.data.batches.order import Shard
+from simclr_tf.data.batches.steps import Batches
 from simclr_tf.runs.checkpoints import Variables
-
-ShardBatches = Callable[[int, int, Shard], tf.data.Dataset]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +22,7 @@ class Network:
     Attributes:
         model: Compiled.
         variables: All that training changes, saved in checkpoints.
-        batches: (first, last, shard) -> the batches of those steps.
+        batches: What it is trained on, by step.
         callbacks: The task's own; what they add to an epoch's logs is written down too.
         facts: What `model.json` says of the model beside its views' size and its first weights.
         validation: Further arguments of `model.fit`.
@@ -33,22 +31,22 @@ class Network:
 
     model: keras.Model
     variables: Variables
-    batches: ShardBatches
+    batches: Batches
     callbacks: Sequence[keras.callbacks.Callback]
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     validation: dict[str, Any] = dataclasses.field(default_factory=dict)
     first_row: Callable[[], dict[str, float]] = dict
 
 
-def batches_by_step(
+def batches_of_views(
     make: Callable[..., tf.data.Dataset],
     source: data.Source,
     config: Config,
     *,
     size: tuple[int, int],
     **arguments: Any,
-) -> ShardBatches:
-    """Returns what makes the batches of any steps.
+) -> Batches:
+    """Returns the batches of drawn views that the settings ask for.
 
     Args:
         make: A function of `data.batches.train` that makes batches of drawn views.
@@ -57,18 +55,11 @@ def batches_by_step(
         size: (h, w) of the views.
         **arguments: Further arguments of `make`.
     """
-
-    def batches(first: int, last: int, shard: Shard) -> tf.data.Dataset:
-        return make(
-            source,
-            batch_size=config.batch_size,
-            recipe=config.recipe(),
-            seed=config.seed,
-            size=size,
-            first_step=first,
-            last_step=last,
-            shard=shard,
-            **arguments,
-        )
-
-    return batches
+    return Batches(
+        make,
+        source,
+        recipe=config.recipe(),
+        seed=config.seed,
+        size=size,
+        **({"batch_size": config.batch_size} | arguments),
+    )

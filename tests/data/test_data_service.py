@@ -18,6 +18,7 @@ import main
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.config.settings import Config
 from simclr_tf.data import service
+from simclr_tf.data.batches.steps import Batches
 from simclr_tf.data.batches.train import two_views
 from simclr_tf.data.service import Services
 from simclr_tf.data.source import Source, from_arrays
@@ -93,7 +94,7 @@ def arrays_of(batches):
 @pytest.mark.slow  # each service compiles the augmentation
 def test_views_are_those_of_one_process(addresses, source):
     make = maker(source, dtype="bfloat16")
-    batches = Services(addresses).batches(make, FIRST, LAST)
+    batches = Services(addresses).serve(Batches(make)).steps(FIRST, LAST)
     local = arrays_of(make(first_step=FIRST, last_step=LAST))
     assert batches.cardinality() == LAST - FIRST
     assert len(local) == LAST - FIRST
@@ -110,20 +111,20 @@ def test_a_stride_leaves_steps_out(source):
 
 def test_without_addresses_views_are_made_here(source):
     make = maker(source)
-    batches = Services().batches(make, FIRST, LAST)
+    batches = Services().serve(Batches(make)).steps(FIRST, LAST)
     np.testing.assert_array_equal(
         arrays_of(batches), arrays_of(make(first_step=FIRST, last_step=LAST))
     )
 
 
-def counted(first_step, last_step, step_stride=1):
+def counted(first_step, last_step, shard, step_stride=1):
     """The numbers of the steps as their batches."""
     return tf.data.Dataset.range(first_step, last_step, step_stride)
 
 
 def test_each_step_is_made_once_in_its_order(addresses, source):
     for count in (1, 2):
-        batches = Services(addresses[:count]).batches(counted, FIRST, 50)
+        batches = Services(addresses[:count]).serve(Batches(counted)).steps(FIRST, 50)
         assert [int(step) for step in batches] == list(range(FIRST, 50))
 
 
@@ -132,7 +133,7 @@ def test_a_service_that_begins_again_is_noticed(source):
     process = launch()
     address = address_of(process)
     services = Services([address])
-    numbers = iter(services.batches(counted, FIRST, 10**9))
+    numbers = iter(services.serve(Batches(counted)).steps(FIRST, 10**9))
     assert next(numbers).numpy() == FIRST
     process.kill()
     process.wait()

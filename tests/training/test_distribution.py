@@ -25,6 +25,7 @@ from simclr_tf.augment import Recipe
 from simclr_tf.config.settings import Config
 from simclr_tf.data import from_arrays, load
 from simclr_tf.data.batches.order import WHOLE, Shard
+from simclr_tf.data.batches.steps import Batches
 from simclr_tf.data.batches.train import (
     drawn_batches,
     feature_batches,
@@ -147,7 +148,8 @@ def makers(pictures):
     def made(function, source, size=(10, 12)):
         return lambda shard: function(source, size=size, shard=shard, **sizes, **steps)
 
-    features = feature_batches(rng.normal(size=(20, 3)), np.arange(20), batch_size=8, seed=3)
+    numbers = rng.normal(size=(20, 3))
+    features = Batches(feature_batches, numbers, np.arange(20), batch_size=8, seed=3)
     return {
         "views of arrays": made(two_views, arrays),
         "views of files": made(two_views, files),
@@ -155,7 +157,7 @@ def makers(pictures):
         "labelled": made(labelled_batches, arrays),
         "masked": made(masked_batches, masked),
         "drawn": made(drawn_batches, arrays),
-        "features": lambda shard: features(1, 3, shard),
+        "features": lambda shard: features.steps(1, 3, shard),
     }
 
 

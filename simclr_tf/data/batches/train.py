@@ -182,35 +182,40 @@ def check_held(source: Source) -> Held:
 
 
 def feature_batches(
-    features: np.ndarray, labels: np.ndarray, *, batch_size: int, seed: int
-) -> Callable[..., tf.data.Dataset]:
+    features: np.ndarray | tf.Tensor,
+    labels: np.ndarray | tf.Tensor,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    last_step: int,
+    shard: Shard = WHOLE,
+) -> tf.data.Dataset:
     """Makes the batches of a head that is trained on features computed before.
 
     Args:
-        features: float32 [M, F].
+        features: float32 [M, F]; a tensor that is held on the host is taken as it is.
         labels: int [M].
         batch_size: N.
         seed: The order is a function of it and of the step.
+        first_step, last_step: First included, last not.
+        shard: The replicas whose rows are made.
 
     Returns:
-        (first step, last step, shard=WHOLE) -> batches (float32 [N, F], int32 [N]) of those steps,
-        joint or of the shard's replicas.
+        Batches (float32 [N, F], int32 [N]) of those steps, joint or of the shard's replicas.
     """
     held, held_labels = held_on_host(features), tf.constant(labels, tf.int32)
+
+    def by_replica(step: tf.Tensor) -> tf.Tensor:
+        index = batch_order(step, held.shape[0], batch_size, seed)  # [N]
+        index = tf.reshape(index, [shard.of, shard.rows(batch_size)])  # [R, N / R]
+        return index[shard.first : shard.first + shard.own]
 
     def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(held, index), tf.gather(held_labels, index)
 
-    def batches(first: int, last: int, shard: Shard = WHOLE) -> tf.data.Dataset:
-        def by_replica(step: tf.Tensor) -> tf.Tensor:
-            index = batch_order(step, len(features), batch_size, seed)
-            index = tf.reshape(index, [shard.of, shard.rows(batch_size)])
-            return index[shard.first : shard.first + shard.own]
-
-        steps = tf.data.Dataset.range(first, last)
-        return steps.map(by_replica).unbatch().map(gather).prefetch(2)
-
-    return batches
+    steps = tf.data.Dataset.range(first_step, last_step)
+    return steps.map(by_replica).unbatch().map(gather).prefetch(2)
 
 
 def _views(
