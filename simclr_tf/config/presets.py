@@ -31,7 +31,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "check": {"finetune_save_path": "logs/check", "val_fraction": 0.1},  # as the tasks it is for
 }
 
-# (task, data set) -> changes on top of the task's. "lists" stands for --train_file_path.
+# (task, data set) -> changes on top of the task's. "list" stands for --train_file_path.
 DATA_PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("pretrain", "shapes"): {
         "width_multiplier": 0.25,

@@ -690,11 +690,16 @@ class Config:
 
         defaults = {field.name: field.default for field in SETTINGS.values()}
         chosen = overlay(defaults)
-        source = "lists" if chosen["train_file_path"] else chosen["dataset"].partition(":")[0]
+        source = _data_of(chosen["dataset"], chosen["train_file_path"]).partition(":")[0]
         task, data = PRESETS.get(chosen["task"], {}), DATA_PRESETS.get((chosen["task"], source), {})
         frozen = FROZEN_PRESET if chosen["task"] == "classification" and chosen["freeze"] else {}
         values = overlay(defaults | task | data | frozen)
         return cls(**values, given=frozenset(file | flags), typed=frozenset(flags))
+
+    @property
+    def data(self) -> str:
+        """The data in one key: `dataset`, or "list:FILE" of a `train_file_path`."""
+        return _data_of(self.dataset, self.train_file_path)
 
     @property
     def save_path(self) -> str:
@@ -857,9 +862,19 @@ def with_flags(text: str) -> str:
     return re.sub(rf"`({names})(=[^`]*)?`", lambda found: f"--{found[1]}{found[2] or ''}", text)
 
 
+def without_flags(text: str) -> str:
+    """Returns a message of the command line as the library says it: --seed=1 is seed=1."""
+    return re.sub(rf"--(?=({'|'.join(SETTINGS)})\b)", "", text)
+
+
 def tasks_of(field: dataclasses.Field) -> tuple[str, ...]:
     """Returns the tasks that read a setting."""
     return field.metadata["tasks"] or READ_BY[field.metadata["group"]]
+
+
+def _data_of(dataset: str, lines: str) -> str:
+    """Returns the data, in one key, of the two settings that name them."""
+    return f"list:{lines}" if lines else dataset
 
 
 def _put_over(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,8 +28,7 @@ SHAPES_TRAIN, SHAPES_TEST = 4096, 1000
 def load(
     dataset: str,
     *,
-    train_file_path: str = "",
-    val_file_path: str = "",
+    test_list: str = "",
     label_pattern: str = "",
     input_size: tuple[int, int] = (0, 0),
     val_fraction: float = 0.0,
@@ -48,9 +47,8 @@ def load(
     Args:
         dataset: "shapes", "cifar10", "cifar100", "stl10", "tfds:NAME" (also with splits,
             "tfds:NAME:TRAIN:TEST", and a namespace before NAME), "folder:PATH",
-            "tfrecord:PATTERN" or "npz:FILE".
-        train_file_path: A list file that is read instead of `dataset`.
-        val_file_path: The list file that is reported on.
+            "tfrecord:PATTERN", "npz:FILE" or "list:FILE".
+        test_list: The list file that is reported on, beside a "list:FILE".
         label_pattern: What finds the class in a file's name: see `label_pattern.label_by_name`.
         input_size: (h, w) that images are brought to; (0, 0): their own.
         val_fraction: Share held back for testing, class by class, of a set without a test split.
@@ -71,8 +69,7 @@ def load(
     """
     splits = list_files(
         dataset,
-        train_file_path=train_file_path,
-        val_file_path=val_file_path,
+        test_list=test_list,
         label_pattern=label_pattern,
         need_labels=need_labels,
         num_classes=num_classes,
@@ -120,8 +117,7 @@ def load(
 def list_files(
     dataset: str,
     *,
-    train_file_path: str = "",
-    val_file_path: str = "",
+    test_list: str = "",
     label_pattern: str = "",
     need_labels: bool = False,
     num_classes: int = 0,
@@ -133,9 +129,8 @@ def list_files(
     """Lists a data set's files without opening an image; None where it is no files.
 
     Args:
-        dataset: As for `load`, and so are the next five.
-        train_file_path: A list.
-        val_file_path: Another.
+        dataset: As for `load`.
+        test_list: Another list.
         label_pattern: What finds the class in a file's name.
         need_labels: Every line of a list must have a label.
         num_classes: Labels are 0 to num_classes - 1; 0: any.
@@ -147,24 +142,24 @@ def list_files(
     Raises:
         UserError: There are no such files, or `report` refuses one.
     """
-    if val_file_path and not train_file_path:
+    kind, _, rest = dataset.partition(":")
+    if test_list and kind != "list":
         raise UserError(
             "Expected `train_file_path` beside `val_file_path`, got none. "
             "Pass both, or a `dataset`."
         )
-    kind, _, rest = dataset.partition(":")
     folder = folder_of(dataset)
-    if label_pattern and (masks or not (train_file_path or folder)):
+    if label_pattern and (masks or not (kind == "list" or folder)):
         raise UserError(
             "Expected image files without masks for `label_pattern`, got "
             f"{'masks' if masks else f'`dataset={dataset}`'}. Leave it out, or pass a folder:PATH "
             "or `train_file_path`."
         )
     splits = None
-    if train_file_path:
+    if kind == "list":
         splits = load_lists(
-            train_file_path,
-            val_file_path,
+            rest,
+            test_list,
             need_labels=need_labels and not label_pattern,
             labels=not label_pattern,
             num_classes=num_classes,
@@ -192,11 +187,17 @@ def folder_of(dataset: str) -> str:
     return str(Path(rest).expanduser()) if kind == "folder" else ""
 
 
-def offers_masks(dataset: str, train_file_path: str) -> bool:
-    """Tells by its own form whether a data set is one with masks: list, folder or arrays."""
-    if train_file_path:
-        return second_column(train_file_path) == "masks"
+def list_of(dataset: str) -> str:
+    """Returns the list file that a data set is, or ""."""
     kind, _, rest = dataset.partition(":")
+    return rest if kind == "list" else ""
+
+
+def offers_masks(dataset: str) -> bool:
+    """Tells by its own form whether a data set is one with masks: list, folder or arrays."""
+    kind, _, rest = dataset.partition(":")
+    if kind == "list":
+        return second_column(rest) == "masks"
     if kind == "npz":
         return npz_holds_masks(str(Path(rest).expanduser()))
     folder = folder_of(dataset)

@@ -32,7 +32,7 @@ from simclr_tf.data.check.table import (
     write_problems,
 )
 from simclr_tf.data.images import resize_to_fill
-from simclr_tf.data.loading import folder_of, list_files, offers_masks
+from simclr_tf.data.loading import folder_of, list_files, list_of, offers_masks
 from simclr_tf.data.masks import MaskRules
 from simclr_tf.data.sets.arrays import UnreadableArchive
 from simclr_tf.data.sets.lists import second_column
@@ -86,8 +86,7 @@ def _report(run: Run) -> dict[str, Any]:
     write_whole(table, lambda path: write_problems(path, problems, skip_bad_images=skip))
     _describe(checked)
     if problems:
-        lists = config.train_file_path
-        root = os.path.dirname(lists) if lists else folder_of(config.dataset)
+        root = os.path.dirname(list_of(config.data)) or folder_of(config.data)
         print(f"\nProblems{f' in {root}' if root else ''}:")
         print(with_flags(spell_problems(problems, skip_bad_images=skip, root=root)), end="\n\n")
     print(
@@ -147,13 +146,13 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
         problems: What is found is added here.
     """
     masked = bool(config.mask_colors) or config.ignore_label >= 0
-    masked = masked or offers_masks(config.dataset, config.train_file_path)
+    masked = masked or offers_masks(config.data)
     rules = datasets.mask_rules(config) if masked else None
-    column = second_column(config.train_file_path) if config.train_file_path else ""
+    lines = list_of(config.data)
+    column = second_column(lines) if lines else ""
     splits = list_files(
-        config.dataset,
-        train_file_path=config.train_file_path,
-        val_file_path=config.val_file_path,
+        config.data,
+        test_list=config.val_file_path,
         label_pattern=config.label_pattern,
         need_labels=column == "labels" and not masked,
         num_classes=config.num_classes,
@@ -163,10 +162,10 @@ def _check(config: Config, problems: list[Problem]) -> Checked:
     )
     if splits is None:
         splits = _load_arrays(config, rules, problems)
-    elif config.train_file_path:
+    elif lines:
         if column == "text" and not masked:
-            problems.append(Problem("other column", config.train_file_path))
-    elif folder := folder_of(config.dataset):
+            problems.append(Problem("other column", lines))
+    elif folder := folder_of(config.data):
         known = [problem.file for problem in problems]
         read = [path for source in splits.present() for path in source.paths + source.mask_paths]
         problems += check_folder(folder, read, known)

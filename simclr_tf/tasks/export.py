@@ -314,9 +314,9 @@ def _facts(origin: Origin) -> dict[str, Any]:
     names = with_role("encoder")
     facts: dict[str, Any] = {"weights": origin.weights.name}
     if origin.run is not None:
-        kind, _, rest = config.dataset.partition(":")
+        kind, _, rest = config.data.partition(":")
         own = rest if kind == "tfds" else pathlib.PurePath(rest).name
-        facts["data"] = "a list of files" if config.train_file_path else f"{kind}:{own}".rstrip(":")
+        facts["data"] = "a list of files" if kind == "list" else f"{kind}:{own}".rstrip(":")
         # Paths stay out of it: a card is for others.
         recipe = {name: tasks_of(SETTINGS[name]) for name in with_role("recipe")}
         names = tuple(name for name, tasks in recipe.items() if config.task in tasks)

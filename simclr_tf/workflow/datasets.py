@@ -43,9 +43,8 @@ def load_splits(
         UserError: The data is not there or not as it should be, or a sample of it does not decode.
     """
     splits = data.load(
-        config.dataset,
-        train_file_path=config.train_file_path,
-        val_file_path=config.val_file_path,
+        config.data,
+        test_list=config.val_file_path,
         label_pattern=config.label_pattern,
         input_size=config.input_size,
         val_fraction=config.val_fraction,

@@ -188,7 +188,7 @@ def adopt_run(config: Config, checkpoint: pathlib.Path) -> Config:
         # Its images may be asked for with other labels.
         there = set(with_role("data")) - config.given
         adopted |= {name: getattr(trained, name) for name in there}
-        print(f"data: that of the run, {trained.train_file_path or trained.dataset}", flush=True)
+        print(f"data: that of the run, {trained.data.removeprefix('list:')}", flush=True)
     return adopt_sizes(config.replace(**adopted), checkpoint)
 
 
@@ -226,8 +226,8 @@ def _sizes_of(config: Config, checkpoint: pathlib.Path) -> dict[str, tuple[int, 
 
 def _check_data(trained: Config, checkpoint: pathlib.Path) -> None:
     """Raises UserError where the files that a run's settings name are not to be found from here."""
-    kind, _, rest = trained.dataset.partition(":")
-    if trained.train_file_path:
+    kind, _, rest = trained.data.partition(":")
+    if kind == "list":
         paths = {name: getattr(trained, name) for name in ("train_file_path", "val_file_path")}
         named = {f"--{name}={path}": path for name, path in paths.items() if path}
     else:

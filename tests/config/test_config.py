@@ -350,7 +350,7 @@ def test_the_task_sets_its_own_defaults():
     ],
 )
 def test_the_data_set_changes_the_task_preset(monkeypatch, word, zdim):
-    for number, data in enumerate(("shapes", "cifar10", "folder", "lists"), start=1):
+    for number, data in enumerate(("shapes", "cifar10", "folder", "list"), start=1):
         monkeypatch.setitem(DATA_PRESETS, ("pretrain", data), {"zdim": number})
     assert parse([word]).zdim == zdim
 

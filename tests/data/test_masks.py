@@ -457,7 +457,7 @@ def test_folders_without_masks(tmp_path):
 
 def load_pairs(path, lines, rules=None, **options):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load_masks("shapes", rules, train_file_path=str(path), **options)
+    return load_masks(f"list:{path}", rules, **options)
 
 
 def test_lists_of_pairs(folder):
@@ -468,11 +468,11 @@ def test_lists_of_pairs(folder):
         "",
         f" images/1.x.png , {folder}/masks/1.x.png",
     ]
-    splits = load_pairs(folder / "list.txt", lines, val_file_path=str(folder / "val.txt"))
+    splits = load_pairs(folder / "list.txt", lines, test_list=str(folder / "val.txt"))
     assert grays(splits.train) == [2, 1] and grays(splits.test) == [3]
     assert splits.test.class_names == ("0", "1", "2", "3")
     # The same list is one for pre-training.
-    plain = load("shapes", train_file_path=str(folder / "list.txt")).train
+    plain = load(f"list:{folder}/list.txt").train
     assert len(plain) == 2 and plain.labels is None and not plain.has_masks
 
 

@@ -31,7 +31,7 @@ def values(source: Source) -> list[int]:
 
 def load_list(path, lines, **options):
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return load("shapes", train_file_path=str(path), **options)
+    return load(f"list:{path}", **options)
 
 
 @pytest.fixture
@@ -375,9 +375,9 @@ def test_a_pattern_has_one_group(ages, pattern):
 
 
 def test_a_pattern_needs_files(ages, tmp_path):
-    with pytest.raises(UserError, match="label_pattern, got `dataset=shapes`"):
+    with pytest.raises(UserError, match="`label_pattern`, got `dataset=shapes`"):
         load("shapes", label_pattern="(a)")
-    with pytest.raises(UserError, match="label_pattern, got masks"):
+    with pytest.raises(UserError, match="`label_pattern`, got masks"):
         load(f"folder:{ages}", label_pattern="(a)", masks=MaskRules())
 
 
@@ -404,7 +404,7 @@ def test_list_without_labels(folder):
 
 def test_list_written_by_a_spreadsheet(folder):
     (folder / "list.csv").write_bytes(b"\xef\xbb\xbfcat/0.png,0\r\ndog/0.png,1\r\n")
-    train = load("shapes", train_file_path=str(folder / "list.csv"), need_labels=True).train
+    train = load(f"list:{folder}/list.csv", need_labels=True).train
     assert train.labels.tolist() == [0, 1]
 
 
@@ -413,7 +413,7 @@ def test_lists_for_training_and_validation_share_their_classes(folder):
     splits = load_list(
         folder / "list.txt",
         ["cat/0.png,0", "cat/1.png,1"],
-        val_file_path=str(folder / "val.txt"),
+        test_list=str(folder / "val.txt"),
         need_labels=True,
     )
     assert splits.train.num_classes == splits.test.num_classes == 3
@@ -452,14 +452,14 @@ def test_wrong_lines_are_named(folder, line, message):
 
 def test_lists_that_are_missing_empty_or_binary(tmp_path):
     with pytest.raises(UserError, match="none.txt, got: No such file"):
-        load("shapes", train_file_path=str(tmp_path / "none.txt"))
+        load(f"list:{tmp_path}/none.txt")
     with pytest.raises(UserError, match="Expected lines with images"):
         load_list(tmp_path / "empty.txt", ["# nothing", ""])
     (tmp_path / "image.png").write_bytes(b"\x89PNG\xff\xfe\x00")
     with pytest.raises(UserError, match="no UTF-8 text"):
-        load("shapes", train_file_path=str(tmp_path / "image.png"))
+        load(f"list:{tmp_path}/image.png")
     with pytest.raises(UserError, match="`train_file_path` beside `val_file_path`"):
-        load("shapes", val_file_path=str(tmp_path / "image.png"))
+        load("shapes", test_list=str(tmp_path / "image.png"))
 
 
 # -- Arrays --------------------------------------------------------------------------------------
@@ -692,7 +692,7 @@ def test_tfds_labels_are_the_feature_label_or_the_only_classes(tfds):
 
 
 def test_tfds_sizes_must_agree_or_be_given(tfds):
-    with pytest.raises(UserError, match="one size.*8x8.*10x8.*`input_size`"):
+    with pytest.raises(UserError, match="one size.*8x8.*10x8.*`input_size="):
         load("tfds:uneven")
     splits = load("tfds:uneven", input_size=(4, 4), val_fraction=0.25)
     assert splits.train.image_size == (4, 4) and splits.test is not None

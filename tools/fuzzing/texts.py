@@ -23,7 +23,7 @@ CELLS = (
     "4294967296", "2147483648", "99999999999999999999", "1999999999", "9" * 5000, "\u2028", "\x85",
     "\x0c", "\x1c", "\t", ";",
 )  # fmt: skip
-SEPARATORS = (",", ", ", " ,", ";", "\t", "", ",,", " ")
+SEPARATORS = (",", ", ", " ,", ";", "\t", "", ",", " ")
 ENDS = ("\n", "\r\n", "\r", "\n\n", "\x0b", "")
 ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "cp037")
 LONG = 300_000  # characters of a very long line
@@ -46,8 +46,7 @@ def image_list(rng: np.random.Generator, folder: Path) -> Case:
             load_lists(str(file), "", need_labels=False, num_classes=num_classes, masks=True)
             return
         train = data.load(
-            "shapes",
-            train_file_path=str(file),
+            f"list:{file}",
             need_labels=need,
             num_classes=num_classes,
             cache="false",

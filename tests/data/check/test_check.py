@@ -801,11 +801,11 @@ def test_each_kind_says_how_bad_it_is_and_every_check_names_one():
 
 def test_wrong_lines_stop_the_other_tasks_and_are_named_together(photos):
     train, val = photos / "train.txt", photos / "val.txt"
-    files = {"train_file_path": str(train), "val_file_path": str(val)}
+    files = {"test_list": str(val)}
     train.write_text("a/0.jpg,0\na/1.jpg,x\nnone.jpg,0\n")
     val.write_text("b/0.jpg\n")
     with pytest.raises(UserError) as caught:
-        load("shapes", **files, need_labels=True)
+        load(f"list:{train}", **files, need_labels=True)
     lines = str(caught.value).splitlines()
     assert "train.txt line 2: expected a label" in lines[0]
     assert "train.txt line 3: expected an image file" in lines[1]
@@ -813,7 +813,7 @@ def test_wrong_lines_stop_the_other_tasks_and_are_named_together(photos):
     assert len(lines) == 3
     train.write_text("".join(f"{i}.jpg,0\n" for i in range(1000)))
     with pytest.raises(UserError) as caught:
-        load("shapes", **files)
+        load(f"list:{train}", **files)
     assert str(caught.value).endswith("... and 995 more\n`task=check` lists all of them.")
 
 
@@ -827,13 +827,12 @@ def test_a_list_of_wrong_lines_alone_is_checked_to_its_end(run_check, photos):
 def test_a_label_that_is_missing_is_an_error_but_to_who_needs_none(photos, capsys, missing):
     path = photos / "list.txt"
     path.write_text(f"a/0.jpg,0\n{missing}\nb/0.jpg,1\n")
-    files = {"train_file_path": str(path)}
     with pytest.raises(UserError, match=r"list.txt line 2: .*label"):
-        load("shapes", **files)
+        load(f"list:{path}")
     assert capsys.readouterr().out == ""
-    source = load("shapes", **files, some_labels=True).train
+    source = load(f"list:{path}", some_labels=True).train
     assert len(source) == 3 and source.labels is None
     assert "1 of the 3 lines of" in (said := capsys.readouterr().out) and "line 2" in said
     path.write_text("a/0.jpg,0\nb/0.jpg,1\n")
-    assert load("shapes", **files, some_labels=True).train.labels.tolist() == [0, 1]
+    assert load(f"list:{path}", some_labels=True).train.labels.tolist() == [0, 1]
     assert capsys.readouterr().out == ""
