@@ -27,8 +27,10 @@ if TYPE_CHECKING:  # the names below, for who checks types or completes them
     from simclr_tf import plots as plots
     from simclr_tf import schedules as schedules
     from simclr_tf.errors import UserError as UserError
+    from simclr_tf.tasks import run as run
     from simclr_tf.training import callbacks as callbacks
     from simclr_tf.training.model import SimCLR as SimCLR
+    from simclr_tf.workflow.encoder import load_encoder as load_encoder
 
 __version__ = "0.1.0"
 
@@ -44,16 +46,26 @@ _MODULES = {
     "plots": "simclr_tf.plots",
     "schedules": "simclr_tf.schedules",
 }
-_CLASSES = {"SimCLR": "simclr_tf.training.model", "UserError": "simclr_tf.errors"}
+_OBJECTS = {
+    "SimCLR": "simclr_tf.training.model",
+    "UserError": "simclr_tf.errors",
+    "load_encoder": "simclr_tf.workflow.encoder",
+    "run": "simclr_tf.tasks",
+}
+# What Keras must know to load a saved SimCLR: it finds classes by name once they are imported.
+_SAVED_WITH_SIMCLR = ("augment.random_views", "models", "optimizers", "schedules")
 
-__all__ = sorted([*_MODULES, *_CLASSES, "__version__"])
+__all__ = sorted([*_MODULES, *_OBJECTS, "__version__"])
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(_MODULES[name])
-    if name in _CLASSES:
-        return getattr(importlib.import_module(_CLASSES[name]), name)
+    if name == "SimCLR":
+        for module in _SAVED_WITH_SIMCLR:
+            importlib.import_module(f"simclr_tf.{module}")
+    if name in _OBJECTS:
+        return getattr(importlib.import_module(_OBJECTS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

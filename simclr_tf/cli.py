@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import io
 import itertools
 import os
@@ -38,7 +37,8 @@ from simclr_tf.config.settings import (  # noqa: E402
     tasks_of,
     with_flags,
 )
-from simclr_tf.errors import OutOfMemoryError, UserError, take_kept  # noqa: E402
+from simclr_tf.errors import OutOfMemoryError, UserError  # noqa: E402
+from simclr_tf.tasks import run_task  # noqa: E402
 
 DONE, WRONG, INTERRUPTED = 0, environment.WRONG, 130
 
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if config.task in WITHOUT_CHECKPOINTS:
                 again = "--overwrite begins again"
             with _stopped_by_sigterm():
-                _run(config)
+                run_task(config, importing=_quiet_start)
         sys.stdout.flush()
     except (UserError, OutOfMemoryError) as error:
         return _fail(WRONG, f"error: {with_flags(str(error))}")
@@ -185,36 +185,6 @@ def _explain_unknown(word: str) -> str:
         guess = nearest(flag.lstrip("-"), switches) or guess
     remedy = f"Did you mean --{guess}?" if guess else "`python config.py` lists every flag."
     return f"Expected a known flag, got {flag}. {remedy}"
-
-
-def _run(config: Config) -> None:
-    config.validate()
-    unused = config.unused()
-    if unused:
-        print(f"not used by --task={config.task}: {', '.join(unused)}", flush=True)
-    # Defaults for what the task imports; the user's own environment wins.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    from simclr_tf.tasks import TASKS as modules
-
-    take_kept()  # of a run before, in this process
-    try:
-        with _quiet_start():
-            task = importlib.import_module(modules[config.task])
-        task.run(config)
-    except (UserError, OutOfMemoryError, BrokenPipeError):
-        raise
-    except OSError as error:
-        raise UserError(
-            f"Expected to read and write {error.filename or 'files'}, got: "
-            f"{error.strerror or error}. Check the path, its permissions and the free space; "
-            f"--{config.save_flag} chooses another folder."
-        ) from error
-    except Exception as error:
-        kept = take_kept() if type(error).__module__.startswith("tensorflow") else None
-        if kept is None:
-            raise
-        raise kept from error
 
 
 @contextlib.contextmanager

@@ -29,9 +29,9 @@ def task(monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     monkeypatch.setenv("GRPC_VERBOSITY", "ERROR")
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    tasks, module = ModuleType("simclr_tf.tasks"), ModuleType("fake_task")
-    tasks.TASKS = {name: "fake_task" for name in TASKS if name != "export"}
-    monkeypatch.setitem(sys.modules, "simclr_tf.tasks", tasks)
+    module = ModuleType("fake_task")
+    fakes = {name: "fake_task" for name in TASKS if name != "export"}
+    monkeypatch.setattr("simclr_tf.tasks.TASKS", fakes)
     monkeypatch.setitem(sys.modules, "fake_task", module)
 
     def install(run):
@@ -235,13 +235,13 @@ def test_the_chatter_of_an_import_is_dropped_and_the_rest_passed_on(task, monkey
         "a warning worth reading",
         "F0000 00:00:1795312214.1    4532 fatal.cc:1] worth reading too",
     ]
-    real = cli.importlib.import_module
+    real = importlib.import_module
 
     def import_module(name):
         os.write(2, "".join(f"{line}\n" for line in lines).encode())
         return real(name)
 
-    monkeypatch.setattr(cli.importlib, "import_module", import_module)
+    monkeypatch.setattr(importlib, "import_module", import_module)
     assert face.main([]) == 0
     err = capfd.readouterr().err.splitlines()
     assert err == [*lines[3:], "I0000 00:00:1.2  7 run.cc:1] said by the task"]

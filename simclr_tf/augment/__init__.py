@@ -7,6 +7,7 @@ from typing import Any
 
 _HOME = {
     "Recipe": "recipe",
+    "RandomViews": "random_views",
     "Draw": "views",
     "draw_views": "views",
     "pack_draw": "views",

@@ -19,6 +19,7 @@ def plain_copy(model: keras.Model) -> keras.Model:
     images whose sides are multiples of `side_factor`.
     """
     copy = keras.models.clone_model(model, clone_function=_plain_layer, call_function=_call)
+    copy = keras.Model(copy.input, copy.output, name=model.name)  # no `Encoder`
     for layer in model.layers:
         if layer.weights and not isinstance(layer, NormalizeInput):
             copy.get_layer(layer.name).set_weights(layer.get_weights())

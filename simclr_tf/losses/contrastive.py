@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import keras
 import tensorflow as tf
 
 from simclr_tf.losses.contrastive_streaming import MASKED_LOGIT, streaming_nt_xent
@@ -130,6 +131,7 @@ def _dense(
     return Contrast(loss, tf.reduce_mean(tf.cast(hit, tf.float32)), tf.reduce_mean(entropy))
 
 
+@keras.saving.register_keras_serializable("simclr_tf")
 class NTXent:
     """`nt_xent` with its settings: `model.compile(loss=NTXent(temperature=0.1))`."""
 
@@ -160,6 +162,18 @@ class NTXent:
             streaming=self.streaming,
             compiles=self.compiles,
         )
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "temperature": self.temperature,
+            "similarity": self.similarity,
+            "streaming": self.streaming,
+            "compiles": self.compiles,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> NTXent:
+        return cls(**config)
 
     def start(self, batch_size: int) -> float:
         """Returns the loss of an encoder that tells nothing apart: ln(2N - 1)."""

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
+from simclr_tf.errors import UserError
 from simclr_tf.models.convolution import Conv2D
 from simclr_tf.models.normalization import BatchNormalization, NormalizeInput
 
@@ -19,7 +23,46 @@ ENCODER_WIDTH = 64  # channels of the stem of an encoder of full width
 EXPANSION = 4  # channels of a bottleneck's output over those of its 3x3 convolution
 STEMS = ("small", "imagenet")
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
+CHECKED = 32  # images of a batch whose range is looked at
 SMALL_STEM_MAX_SIDE = 64  # pixels: up to here the ImageNet stem would leave too little to see
+
+
+@keras.saving.register_keras_serializable("simclr_tf")
+class Encoder(keras.Model):
+    """A functional model of images that takes no pixels of the wrong range.
+
+    What is looked at is what a user hands over, an array or a tensor with values; batches within a
+    `tf.function`, a training step or a `tf.data.Dataset` are not.
+    """
+
+    def __call__(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check_range(images)
+        return super().__call__(images, *args, **kwargs)
+
+    def predict(self, images: Any, *args: Any, **kwargs: Any) -> Any:
+        self._check_range(images)
+        return super().predict(images, *args, **kwargs)
+
+    @property
+    def rescales(self) -> bool:
+        """Whether pixels are 0..255; else they are in [0, 1]."""
+        return any(isinstance(layer, keras.layers.Rescaling) for layer in self.layers)
+
+    def _check_range(self, images: Any) -> None:
+        """Raises UserError for pixels of 0..255 where those in [0, 1] are taken."""
+        if self.rescales or not (isinstance(images, np.ndarray) or _has_values(images)):
+            return
+        some = np.asarray(images[:CHECKED])
+        # Pixels that were standardised are below 0, too; they may be what the user wants.
+        if some.size and some.min() >= 0 and some.max() > 2:
+            raise UserError(
+                f"Expected pixels in 0 to 1, got {some.dtype} up to {some.max():g}. Divide them by "
+                "255, or build the encoder with include_rescaling=True."
+            )
+
+
+def _has_values(images: Any) -> bool:
+    return tf.is_tensor(images) and hasattr(images, "numpy")
 
 
 def choose_stem(size: tuple[int, int]) -> str:
@@ -36,8 +79,12 @@ def resnet(
     stride_in_1x1: bool = False,
     channels: int = 3,
     mean_std: tuple[Sequence[float], Sequence[float]] | None = None,
+    include_rescaling: bool = False,
 ) -> keras.Model:
     """Builds an encoder: images float [N, H, W, C] in [0, 1] -> features h [N, F].
+
+    Example:
+        >>> features = resnet(18, stem="small").predict(images / 255.0)  # float32 [N, 512]
 
     The outputs of the stem and the stages are the layers named in `STAGES`: a decoder takes them
     with `encoder.get_layer("stage3").output`. Images of any size are taken.
@@ -53,6 +100,7 @@ def resnet(
             and Keras' ResNet50 do, and not in the 3x3.
         channels: C, of the images.
         mean_std: Mean and standard deviation of the channels; pixels are normalised by them first.
+        include_rescaling: Take pixels in 0..255, uint8 or float, as `keras.applications` has it.
 
     Raises:
         ValueError: A depth or stem that does not exist.
@@ -65,7 +113,8 @@ def resnet(
     width = max(int(ENCODER_WIDTH * width_multiplier), 1)
 
     images = keras.Input((None, None, channels), name="images")
-    x = images if mean_std is None else NormalizeInput(*mean_std, name="normalize_input")(images)
+    x = keras.layers.Rescaling(1 / 255, name="rescale")(images) if include_rescaling else images
+    x = x if mean_std is None else NormalizeInput(*mean_std, name="normalize_input")(x)
     x = _stem(x, width, stem)
     for stage, count in enumerate(blocks, start=1):
         for index in range(count):
@@ -80,7 +129,7 @@ def resnet(
             x = keras.layers.ReLU(name=f"stage{stage}" if last else f"{name}_relu")(x)
     # The features leave in float32: what is fitted on them should not see bfloat16 steps.
     h = keras.layers.GlobalAveragePooling2D(dtype="float32", name="pooled")(x)
-    return keras.Model(images, h, name=f"resnet{depth}")
+    return Encoder(images, h, name=f"resnet{depth}")
 
 
 def _stem(x: keras.KerasTensor, width: int, stem: str) -> keras.KerasTensor:

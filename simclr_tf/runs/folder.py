@@ -54,6 +54,20 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"
         self.rows: list[Row] = []
 
+    @classmethod
+    def at(cls, path: RunFolder | str | pathlib.Path) -> RunFolder:
+        """Returns a run's folder as it is; one of a path, made, with the journal that lies there.
+
+        Raises:
+            UserError: The journal cannot be read.
+        """
+        if isinstance(path, RunFolder):
+            return path
+        folder = cls(path)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.read_rows()
+        return folder
+
     def begin(
         self, task: str, *, resume: bool, overwrite: bool, flag: str, can_resume: bool = True
     ) -> None:
@@ -221,20 +235,32 @@ class RunFolder:
         Raises:
             UserError: It cannot be read.
         """
+        self.read_rows()
+        kept = [row for row in self.rows if row["step"] <= step]
+        if len(kept) < len(self.rows):
+            self.rows = kept
+            self._write_rows()
+
+    def read_rows(self) -> None:
+        """Reads the journal that lies in the folder, if any.
+
+        Raises:
+            UserError: It cannot be read.
+        """
         path = self.path / "metrics.csv"
         if not path.exists():
             return
         try:
             with open(path, newline="") as file:
                 rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            self.rows = [row for row in rows if _step_of_row(row) <= step]
+            for row in rows:
+                _check_row(row)
         except (OSError, ValueError, TypeError, LookupError, OverflowError, csv.Error) as error:
             raise UserError(
                 f"Expected the journal of the run, lines of numbers, in {path}, got: {error}. "
                 "Mend or remove the file."
             ) from None
-        if len(self.rows) < len(rows):
-            self._write_rows()
+        self.rows = rows
 
     def add_row(self, row: Row) -> None:
         """Adds one line to `metrics.csv`; a column that is new is empty in the rows before.
@@ -287,12 +313,11 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _step_of_row(row: Row) -> int:
-    """Returns the step of a line of the journal; raises ValueError where step or epoch is none."""
+def _check_row(row: Row) -> None:
+    """Raises ValueError for a line of the journal whose step or epoch is none."""
     for name in ("epoch", "step"):
         if type(row.get(name)) is not int or row[name] < 0:
             raise ValueError(f"{name} {row.get(name, 'missing')}")
-    return row["step"]
 
 
 def _is_text(value: object) -> bool:

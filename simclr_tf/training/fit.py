@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -143,26 +142,24 @@ def fit_steps(
             epochs, steps = 1, min(steps_per_epoch - within, last_step - step)
         else:
             epochs, steps = whole_epochs, steps_per_epoch
-        with warnings.catch_warnings():
-            # Keras warns that it leaves the order of a data set alone, which is what is wanted.
-            warnings.filterwarnings("ignore", message=".*shuffle=True.*")
-            model.fit(
-                prefetch_to_gpu(_of_unknown_length(batches(step, step + epochs * steps))),
-                initial_epoch=epoch,
+        model.fit(
+            prefetch_to_gpu(_of_unknown_length(batches(step, step + epochs * steps))),
+            initial_epoch=epoch,
+            epochs=epoch + epochs,
+            steps_per_epoch=steps,
+            callbacks=UnreadLogs(
+                [Executions(), *callbacks],
+                add_history=True,
+                model=model,
                 epochs=epoch + epochs,
-                steps_per_epoch=steps,
-                callbacks=UnreadLogs(
-                    [Executions(), *callbacks],
-                    add_history=True,
-                    model=model,
-                    epochs=epoch + epochs,
-                    steps=steps,
-                    first_step=step,
-                    verbose=0,
-                ),
+                steps=steps,
+                first_step=step,
                 verbose=0,
-                **fit_arguments,
-            )
+            ),
+            verbose=0,
+            shuffle=False,
+            **fit_arguments,
+        )
         step += epochs * steps
 
 

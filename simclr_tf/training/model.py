@@ -37,8 +37,9 @@ class SimCLR(keras.Model):
         microbatch_size: Images that go through the network at a time, a divisor of the batch (of
             several replicas, of each one's part); the loss is still that of the whole batch (see
             `gradient_caching`). 0: all at once.
-        augment: Makes the two views of what `fit` is given, within the training step; None: `fit`
-            is given views. Validation is always given views.
+        augment: Makes the two views of what `fit` is given, within the training step: an
+            `augment.RandomViews`, of images, or a function of a batch's parts, which is not saved
+            with the model, and whose validation is given views. None: `fit` is given views.
     """
 
     def __init__(
@@ -65,7 +66,25 @@ class SimCLR(keras.Model):
         """Sets optimiser and loss; further arguments are Keras' own (`jit_compile`, ...)."""
         super().compile(optimizer=optimizer, **kwargs)
         self.contrastive_loss = loss
+        self._compiled_with = kwargs
         self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        """Returns what `compile_from_config` takes: a saved model trains on as it was compiled."""
+        parts = {"optimizer": self.optimizer, "loss": self.contrastive_loss}
+        saved = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
+        return {**self._compiled_with, **saved}
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles the model as it was before it was saved; Keras then loads the optimiser."""
+        parts = {n: keras.saving.deserialize_keras_object(config[n]) for n in ("optimizer", "loss")}
+        self.compile(**{**config, **parts})
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> keras.callbacks.History:
+        """Trains as `keras.Model.fit` does; a `tf.data.Dataset` keeps its own order."""
+        if isinstance(x, tf.data.Dataset):
+            kwargs.setdefault("shuffle", False)  # Keras would warn that it cannot
+        return super().fit(x, *args, **kwargs)
 
     def call(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         return self.head(self.encoder(images, training=training), training=training)
@@ -76,7 +95,7 @@ class SimCLR(keras.Model):
 
     def train_step(self, data: tuple) -> dict[str, tf.Tensor]:
         if self.augment is not None:
-            data = self.augment(*data)
+            data = self._augmented(data, training=True)
         if self.microbatch_size and self.microbatch_size != data[0].shape[0]:
             contrast, gradients = cached_gradients(self, data, self.microbatch_size)
         else:
@@ -90,8 +109,19 @@ class SimCLR(keras.Model):
         self.optimizer.apply(gradients, self.trainable_variables)
         return self._track(contrast)
 
-    def test_step(self, data: Views) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        if isinstance(self.augment, keras.layers.Layer):
+            data = self._augmented(data, training=False)
         return self._track(self.contrast(self._project(data, training=False)))
+
+    def _augmented(self, data: Any, *, training: bool) -> Views:
+        """Makes the two views of what a step is given."""
+        if not isinstance(self.augment, keras.layers.Layer):
+            return self.augment(*data)  # type: ignore[misc]
+        images, beside, _ = keras.utils.unpack_x_y_sample_weight(data)
+        if beside is not None and beside.shape.rank == images.shape.rank:
+            return images, beside  # views already
+        return self.augment(images, training=training)
 
     def contrast(self, z: tf.Tensor) -> Contrast:
         """Returns the contrast of the projections [2N, D], against those of all replicas."""
@@ -130,11 +160,13 @@ class SimCLR(keras.Model):
 
     def get_config(self) -> dict:
         layers = {"encoder": self.encoder, "head": self.head}
+        if isinstance(self.augment, keras.layers.Layer):
+            layers["augment"] = self.augment
         serialized = {k: keras.saving.serialize_keras_object(v) for k, v in layers.items()}
         return {**super().get_config(), **serialized, "microbatch_size": self.microbatch_size}
 
     @classmethod
     def from_config(cls, config: dict) -> SimCLR:
-        for name in ("encoder", "head"):
-            config[name] = keras.saving.deserialize_keras_object(config[name])
-        return cls(**config)
+        layers = {name: config[name] for name in ("encoder", "head", "augment") if name in config}
+        made = {n: keras.saving.deserialize_keras_object(layer) for n, layer in layers.items()}
+        return cls(**{**config, **made})

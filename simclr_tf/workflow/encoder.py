@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import sys
 
 import keras
 
-from simclr_tf.config.settings import Config
+from simclr_tf.config.settings import Config, without_flags
 from simclr_tf.counting import spell_number
 from simclr_tf.errors import UserError
 from simclr_tf.interop import keras_applications
@@ -21,7 +22,7 @@ from simclr_tf.workflow.missing_run import (
     what_is_there,
 )
 from simclr_tf.workflow.pixel_normalization import mean_std
-from simclr_tf.workflow.weights import OWN, run_of
+from simclr_tf.workflow.weights import OWN, adopt_encoder, pretrained_source, run_of
 
 
 def with_stem(config: Config, size: tuple[int, int]) -> Config:
@@ -31,7 +32,38 @@ def with_stem(config: Config, size: tuple[int, int]) -> Config:
     return config.replace(stem=choose_stem(size))
 
 
-def build_encoder(config: Config) -> keras.Model:
+def load_encoder(source: str | os.PathLike[str], *, include_rescaling: bool = False) -> keras.Model:
+    """Loads a trained encoder: images float [N, H, W, C] in [0, 1] -> features float32 [N, F].
+
+    Example:
+        >>> encoder = load_encoder("logs/pretrain")
+        >>> features = encoder.predict(images / 255.0)
+
+    Args:
+        source: The folder of a run of any task that trains, a checkpoint, a file of weights in
+            torchvision's or timm's names, or "keras:ResNet50".
+        include_rescaling: Take pixels in 0..255, uint8 or float.
+
+    Raises:
+        UserError: There are no weights of an encoder.
+    """
+    try:
+        config = Config.resolve(task="embed", init_weights=os.fspath(source))
+        checkpoint = pretrained_source(config)
+        if checkpoint is None:
+            raise UserError(
+                f"Expected the folder of a run or a file of weights, got {source}. Pass one."
+            )
+        encoder = build_encoder(
+            adopt_encoder(config, checkpoint), include_rescaling=include_rescaling
+        )
+        load_encoder_weights(encoder, checkpoint)
+    except UserError as error:
+        raise UserError(without_flags(str(error))) from error
+    return encoder
+
+
+def build_encoder(config: Config, *, include_rescaling: bool = False) -> keras.Model:
     """Builds the encoder of the settings, with random weights."""
     return resnet(
         config.model,
@@ -41,6 +73,7 @@ def build_encoder(config: Config) -> keras.Model:
         stride_in_1x1=config.stride_in_1x1,
         channels=config.channels,
         mean_std=mean_std(config.normalize_input, config.channels),
+        include_rescaling=include_rescaling,
     )
 
 

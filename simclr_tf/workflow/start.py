@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import keras
 import tensorflow as tf
 
-from simclr_tf.config.settings import TRAINING, WITHOUT_CHECKPOINTS, Config
+from simclr_tf.config.settings import SETTINGS, TRAINING, WITHOUT_CHECKPOINTS, Config
 from simclr_tf.data.batches.order import Shard
 from simclr_tf.data.batches.tensors import one_thread_an_operation
 from simclr_tf.data.images import limit_pixels
@@ -141,7 +141,8 @@ def _decided(config: Config) -> list[str]:
     speak first, and give advice that does not count on a resumed run.
     """
     later = ("config", "normalize_input")  # the same numbers can be spelled in two ways
-    return [n for n in config.given if n not in later and getattr(config, n) != "auto"]
+    given = [name for name in SETTINGS if name in config.given and name not in later]
+    return [name for name in given if getattr(config, name) != "auto"]
 
 
 @contextlib.contextmanager

@@ -399,7 +399,7 @@ def test_an_evaluation_is_read_back_from_its_folder(results, pictures, tmp_path)
 def test_a_folder_without_an_evaluation_is_refused(tmp_path, text):
     if text is not None:
         (tmp_path / "results.json").write_text(text)
-    with pytest.raises(UserError, match="Pass the folder of a finished --task=evaluate"):
+    with pytest.raises(UserError, match="Pass the folder of a finished `task=evaluate`"):
         read_report(tmp_path)
 
 

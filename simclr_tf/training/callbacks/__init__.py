@@ -1,6 +1,7 @@
 """What happens while a model trains: progress, health, journal, checkpoints, stopping."""
 
 from simclr_tf.training.callbacks.accuracy_monitor import AccuracyMonitor
+from simclr_tf.training.callbacks.finite import StopWhereNotFinite
 from simclr_tf.training.callbacks.health_line import HealthLine
 from simclr_tf.training.callbacks.knn_monitor import KNNMonitor
 from simclr_tf.training.callbacks.mean_iou_monitor import MeanIoUMonitor, best_row
@@ -15,5 +16,6 @@ __all__ = [
     "MeanIoUMonitor",
     "Progress",
     "SaveCheckpoints",
+    "StopWhereNotFinite",
     "best_row",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Callable, Sequence
 
 from simclr_tf.evaluation.segmentation import PixelCounts
@@ -18,8 +19,8 @@ class MeanIoUMonitor(StepCallback):
 
     Args:
         judge: Counts the pixels of the validation images with the weights of the moment.
-        folder: The run's folder: its journal says what the best was so far, its checkpoints keep
-            the best weights.
+        folder: The run's folder, or a path: its journal says what the best was so far, its
+            checkpoints keep the best weights.
         variables: What is kept of the best.
         every_epochs: Epochs between two looks; 0: none but the one after the last.
         num_epochs: Epochs of the run.
@@ -30,7 +31,7 @@ class MeanIoUMonitor(StepCallback):
     def __init__(
         self,
         judge: Callable[[], PixelCounts],
-        folder: RunFolder,
+        folder: RunFolder | str | pathlib.Path,
         variables: Variables,
         *,
         every_epochs: int,
@@ -39,7 +40,7 @@ class MeanIoUMonitor(StepCallback):
     ) -> None:
         super().__init__()
         self.judge = judge
-        self.folder = folder
+        self.folder = RunFolder.at(folder)
         self.variables = variables
         self.every_epochs = every_epochs
         self.num_epochs = num_epochs

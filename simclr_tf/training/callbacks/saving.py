@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import time
 from collections.abc import Callable
@@ -10,7 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from simclr_tf.runs.checkpoints import Variables, numbered_variables, read_arrays, restore
+from simclr_tf.runs.checkpoints import (
+    Variables,
+    named_variables,
+    numbered_variables,
+    read_arrays,
+    restore,
+)
 from simclr_tf.runs.folder import RunFolder
 from simclr_tf.training.callbacks.steps import Logs, StepCallback
 from simclr_tf.training.distribution import spans_workers
@@ -19,11 +26,15 @@ Arrays = dict[str, np.ndarray]
 
 
 class Journal(StepCallback):
-    """Writes each epoch's metrics to the run folder's `metrics.csv`."""
+    """Writes each epoch's metrics to `metrics.csv` in a folder.
 
-    def __init__(self, folder: RunFolder) -> None:
+    Args:
+        folder: A run's folder, or a path: a journal that lies there is gone on with.
+    """
+
+    def __init__(self, folder: RunFolder | str | pathlib.Path) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder = RunFolder.at(folder)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         step = self.step
@@ -45,11 +56,11 @@ class SaveCheckpoints(StepCallback):
     goes on with them. It must come last, after the journal.
 
     Args:
-        folder: The run's folder.
-        variables: What is saved.
+        folder: A run's folder, or a path.
+        variables: What is saved; None: the weights of the model and of its optimiser.
         every_epochs: Epochs between two checkpoints.
         every_minutes: Least minutes between two: an epoch that ends sooner is passed over.
-        steps_per_epoch: Steps of a whole epoch.
+        steps_per_epoch: Steps of a whole epoch; None: those that Keras counts.
         check: Raises where the variables are not to be saved.
     """
 
@@ -57,26 +68,39 @@ class SaveCheckpoints(StepCallback):
 
     def __init__(
         self,
-        folder: RunFolder,
-        variables: Variables,
+        folder: RunFolder | str | pathlib.Path,
+        variables: Variables | None = None,
         *,
-        every_epochs: int,
-        steps_per_epoch: int,
+        every_epochs: int = 1,
+        steps_per_epoch: int | None = None,
         every_minutes: float = 0.0,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
-        self.folder = folder
-        self.variables = variables
+        self.folder = RunFolder.at(folder)
+        self._variables = variables
         self.every_epochs = every_epochs
         self.every_minutes = every_minutes
-        self.steps_per_epoch = steps_per_epoch
+        self._steps_per_epoch = steps_per_epoch
         self.check = check
         self._told_to_stop = False
         self._handlers: dict[int, Any] = {}
         self._saved = -1
         self._last_time = time.monotonic()
         self._so_far: tuple[int, Arrays] = (-1, {})  # a step within an epoch, and its means
+
+    @property
+    def variables(self) -> Variables:
+        """What is saved, by name."""
+        if self._variables is None:
+            weights = named_variables("model", self.model.variables)
+            return weights | numbered_variables("optimizer", self.model.optimizer.variables)
+        return self._variables
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of a whole epoch."""
+        return self._steps_per_epoch or self.params["steps"]
 
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
