@@ -113,8 +113,8 @@ test: $(STAMP) $(ADDONS_STAMP) ## Run all tests, in as many processes as there a
 test-fast: $(STAMP) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -m "not slow"
 
-test-scripts: $(STAMP) ## Run the tests of what lies in benchmarks/ and tools/ (about 5 minutes)
-	$(BIN)/python -m pytest -m scripts tests/benchmarks tests/tools
+test-scripts: $(STAMP) ## Run the tests of benchmarks/ and tools/, and the golden record (about 6 minutes)
+	$(BIN)/python -m pytest -m scripts tests/benchmarks tests/tools tests/end_to_end/test_golden.py
 
 # In one process, as a GPU's memory is not shared well. Without a GPU an error: who asks for these
 # tests must not be told that all is well when none has run.

@@ -27,7 +27,7 @@ with tempfile.TemporaryDirectory() as name:
         sys.exit(f"Expected simclr_tf in {BIN.parent}, got {installed}.")
     files = {str(p.relative_to(SOURCE)) for p in SOURCE.rglob("*") if p.suffix not in ("", ".pyc")}
     missing = {path for path in files if not pathlib.Path(installed, path).exists()}
-    if missing or not {"py.typed", "report/report.css"} <= files:
+    if missing or not {"py.typed", "report/report.css", "report/single.html"} <= files:
         sys.exit(f"Expected all files of simclr_tf in the wheel, got it without {missing}.")
     if "--task" not in run(BIN / "simclr-tf", "--help"):
         sys.exit("Expected the settings from simclr-tf --help.")

@@ -60,7 +60,7 @@ def notebook(name: str) -> Iterator[str]:
 def public_names() -> Iterator[str]:
     """Yields mkdocstrings' directives for all that `import simclr_tf as st` gives."""
     yield "## st"
-    for name, module in simclr_tf._CLASSES.items():
+    for name, module in simclr_tf._OBJECTS.items():
         yield from directive(f"st.{name}", f"{module}.{name}")
     for name, module in simclr_tf._MODULES.items():
         yield from ("", f"## st.{name}", "")

@@ -8,8 +8,8 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
 from setuptools import find_packages
+from tables import for_each
 
 import simclr_tf
 import simclr_tf.data
@@ -83,7 +83,7 @@ def may_import(importer, imported):
     return floor[target] < floor[importer]
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@for_each("path", MODULES)
 def test_imports_go_down(path):
     if path == PACKAGE / "__init__.py":
         return  # the public names, all loaded on first use
@@ -114,7 +114,7 @@ def modules_in(path, names):
     return {name if name in names else module for module, name in dotted} & names.keys()
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("importer", "imported", "allowed"),
     [
         ("tasks", "config", True),
@@ -135,7 +135,7 @@ def test_the_rule_tells_up_from_down(importer, imported, allowed):
     assert may_import(importer, imported) == allowed
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
+@for_each("path", MODULES)
 def test_no_name_says_nothing(path):
     definitions = (ast.FunctionDef, ast.ClassDef)
     names = [n.name for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, definitions)]
@@ -143,14 +143,14 @@ def test_no_name_says_nothing(path):
     assert not words & BANNED_NAMES
 
 
-@pytest.mark.parametrize("module", ["simclr_tf", "simclr_tf.config", "simclr_tf.cli"])
+@for_each("module", ["simclr_tf", "simclr_tf.config", "simclr_tf.cli"])
 def test_the_light_modules_import_no_tensorflow(module):
     script = f"import sys, {module}; print({{'tensorflow', 'keras'}} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "set()"), done.stderr
 
 
-@pytest.mark.parametrize("package", [simclr_tf, simclr_tf.data], ids=lambda p: p.__name__)
+@for_each("package", [simclr_tf, simclr_tf.data])
 def test_what_is_loaded_on_first_use_is_what_type_checkers_see(package):
     (block,) = (n for n in ast.parse(inspect.getsource(package)).body if isinstance(n, ast.If))
     seen = {

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-import pytest
+from tables import for_each
 
 from simclr_tf.cli import parse
 from simclr_tf.config.fields import is_switch
@@ -67,7 +67,7 @@ def missing_files(page: Path, text: str) -> list[str]:
     return [target for target in targets if not (page.parent / target).exists()]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@for_each("page", PAGES)
 def test_what_a_page_names_exists(page, monkeypatch):
     monkeypatch.chdir(ROOT)  # commands name files of the repository
     text = page.read_text()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tables import for_each
 
 from simclr_tf.models import ProjectionHead, classifier_head, resnet
 from simclr_tf.optimizers import LARS, NAMES, is_norm_or_bias, make_optimizer
@@ -158,7 +159,7 @@ def parabola(name, variables, *, steps=300, wrap=lambda optimizer: optimizer):
     return optimizer, len(traces), losses
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_converges_and_does_not_retrace(name):
     variables = layer_variables()
     optimizer, traces, losses = parabola(name, variables)
@@ -167,7 +168,7 @@ def test_converges_and_does_not_retrace(name):
     assert int(optimizer.iterations) == len(losses)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_decays_kernels_but_no_norms_and_no_biases(name):
     variables = layer_variables()
     before = values(variables)
@@ -180,7 +181,7 @@ def test_decays_kernels_but_no_norms_and_no_biases(name):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_without_decay_a_zero_gradient_moves_nothing(name):
     variables = layer_variables()
     before = values(variables)
@@ -190,7 +191,7 @@ def test_without_decay_a_zero_gradient_moves_nothing(name):
         np.testing.assert_array_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_works_under_loss_scaling(name):
     variables = layer_variables()
     optimizer, _, losses = parabola(
@@ -205,7 +206,7 @@ def test_works_under_loss_scaling(name):
         np.testing.assert_array_equal(ours, theirs)  # an overflow is left out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_decays_the_same_under_loss_scaling(name):
     after = []
     for scaled in (False, True):
@@ -220,7 +221,7 @@ def test_decays_the_same_under_loss_scaling(name):
         np.testing.assert_allclose(scaled, plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_variables_come_in_a_stable_order_and_none_is_added_later(name):
     # Checkpoints name an optimiser's variables by position.
     def made():
@@ -242,7 +243,7 @@ def test_variables_come_in_a_stable_order_and_none_is_added_later(name):
     assert kinds(first) == kinds(second)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_config_round_trip(name):
     gradients = [np.random.default_rng(2).normal(size=v.shape) for v in layer_variables()[:1]]
     after = []
@@ -262,7 +263,7 @@ def test_config_round_trip(name):
     np.testing.assert_allclose(after[1], after[0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_our_optimizers_are_known_to_keras(name):
     made = make_optimizer(name, learning_rate=0.1, weight_decay=0.1, variables=layer_variables())
     again = keras.optimizers.deserialize(keras.optimizers.serialize(made))
@@ -331,7 +332,7 @@ def scaled_schedule(factor):
 
 @pytest.mark.parametrize("decay", [0.0, DECAY])
 @pytest.mark.parametrize("make_rate", [lambda factor: 0.2 * factor, scaled_schedule])
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_a_factor_is_a_rate_of_its_own(name, make_rate, decay):
     start = values(layer_variables())
     plain = after_steps(name, make_rate(1.0), decay=decay)
@@ -349,7 +350,7 @@ def test_a_factor_is_a_rate_of_its_own(name, make_rate, decay):
     np.testing.assert_allclose(mixed[1], tenth[1], rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_factors_of_one_change_nothing(name):
     factors = {"kernel": 1.0, "gamma": 1.0, "bias": 1.0}
     for ours, plain in zip(
@@ -358,7 +359,7 @@ def test_factors_of_one_change_nothing(name):
         np.testing.assert_allclose(ours, plain, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_factors_hold_under_loss_scaling_and_under_xla(name):
     factors = {"kernel": 0.1, "gamma": 0.5, "bias": 0.0}
     expected = after_steps(name, 0.2, factors=factors)
@@ -369,7 +370,7 @@ def test_factors_hold_under_loss_scaling_and_under_xla(name):
             np.testing.assert_allclose(ours, eager, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@for_each("name", NAMES)
 def test_factors_add_no_variables_and_survive_a_config(name):
     def made(factors):
         variables = layer_variables()

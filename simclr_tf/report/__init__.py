@@ -1,6 +1,6 @@
 """The report of an evaluation: one HTML file that needs nothing beside it."""
 
-from simclr_tf.report.parts import Report
-from simclr_tf.report.single import build_report, read_report
+from simclr_tf.report.content import Report
+from simclr_tf.report.pages import build_report, read_report
 
 __all__ = ["Report", "build_report", "read_report"]

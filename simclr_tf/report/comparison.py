@@ -1,4 +1,4 @@
-"""Several evaluations side by side: rows are measures, columns are runs."""
+"""The page of several evaluations side by side: rows are measures, columns are runs."""
 
 from __future__ import annotations
 
@@ -6,53 +6,59 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from simclr_tf.report import markup
-from simclr_tf.report.markup import Child, Html, Rows, element
-from simclr_tf.report.measures import Measure, mapping_of, measures_of
-from simclr_tf.report.parts import (
-    NOT_MEASURED,
+from simclr_tf.report.content import (
+    Picture,
     Report,
-    contents,
     facts_of,
-    footer,
-    missing,
     notes_of,
-    picture,
+    picture_of,
     setup_of,
-    spread_figure,
+    spread_of,
     title_of,
 )
+from simclr_tf.report.measures import Measure, mapping_of, measures_of
 
 # Settings that say where a run is written, which no result depends on.
 PLACES = {"finetune_save_path", "overwrite", "resume", "compare"}
 DATA = ("dataset", "train_file_path", "val_file_path", "label_pattern", "val_fraction")
 UNRANKED = ("Health", "Time")  # groups in which more, or less, is not better by itself
+SECTIONS = {
+    "settings": "What differs",
+    "measures": "Measures",
+    "spread": "Spread of each dimension",
+    "pictures": "Pictures",
+    "setup": "How they were measured",
+}
 
 
-def comparison_of(runs: Sequence[Report]) -> Html:
-    """Builds the body of a report on at least two runs."""
+def page_of(runs: Sequence[Report]) -> dict[str, Any]:
+    """Returns what the template "comparison.html" shows of at least two runs."""
     runs = _with_own_names(runs)
-    sections = [
-        ("settings", "What differs", _differences(runs)),
-        ("measures", "Measures", _measures(runs)),
-        ("spread", "Spread of each dimension", _spreads(runs)),
-        ("pictures", "Pictures", _pictures(runs)),
-        ("setup", "How they were measured", _setups(runs)),
-    ]
-    return markup.join(
-        element(
-            "header",
-            element("h1", f"Comparison of {len(runs)} runs"),
-            _facts(runs),
-            [notes_of(run.results, of=run.name) for run in runs],
-        ),
-        contents((key, title) for key, title, _ in sections),
-        element(
-            "main",
-            [element("section", element("h2", t, id=key), built) for key, t, built in sections],
-        ),
-        footer(),
-    )
+    results = [run.results for run in runs]
+    columns = [facts_of(each) for each in results]
+    groups, nowhere = _groups(results)
+    return {
+        "title": f"Comparison of {len(runs)} runs",
+        "sections": SECTIONS,
+        "runs": [
+            {
+                "name": run.name,
+                "remarks": notes_of(run.results),
+                "spread": spread_of(run.results),
+                "setup": setup_of(run.results),
+            }
+            for run in runs
+        ],
+        "about": [
+            (name, [column[row][1] for column in columns])
+            for row, (name, _) in enumerate(columns[0])
+        ],
+        "other_data": _other_data(results),
+        "differing": _differing(results),
+        "groups": groups,
+        "nowhere": nowhere,
+        "pictures": _pictures(runs),
+    }
 
 
 def differing_settings(results: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -77,11 +83,12 @@ def best_of(measures: Sequence[Measure]) -> set[int]:
 def _settings(results: Mapping[str, Any]) -> dict[str, Any]:
     config = mapping_of(results.get("config"))
     before = mapping_of(results.get("pretrain_config"))
-    found = {name: value for name, value in config.items() if name not in PLACES}
-    found |= {f"pretrain: {name}": v for name, v in before.items() if name not in PLACES}
-    found["device"] = results.get("device")
-    found |= {f"version of {n}": v for n, v in mapping_of(results.get("versions")).items()}
-    return found
+    settings = {name: value for name, value in config.items() if name not in PLACES}
+    settings |= {f"pretrain: {name}": v for name, v in before.items() if name not in PLACES}
+    settings["device"] = results.get("device")
+    return settings | {
+        f"version of {name}": v for name, v in mapping_of(results.get("versions")).items()
+    }
 
 
 def _with_own_names(runs: Sequence[Report]) -> list[Report]:
@@ -95,104 +102,50 @@ def _with_own_names(runs: Sequence[Report]) -> list[Report]:
     return named
 
 
-def _facts(runs: Sequence[Report]) -> Html:
-    columns = [facts_of(run.results) for run in runs]
-    rows: list[list[Child]] = [
-        [name, *(column[row][1] for column in columns)] for row, (name, _) in enumerate(columns[0])
+def _other_data(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Returns in what the data of the runs differ: then accuracies cannot be compared."""
+    names = [name for name in DATA if name in differing_settings(results)]
+    counted = ("num_train", "num_test", "class_names")
+    return names + [
+        key for key in counted if any(each.get(key) != results[0].get(key) for each in results)
     ]
-    return markup.table("The runs.", ["", *(run.name for run in runs)], Rows(rows))
 
 
-def _differences(runs: Sequence[Report]) -> Child:
-    results = [run.results for run in runs]
-    differing = differing_settings(results)
-    data = [name for name in DATA if name in differing]
-    for key in ("num_train", "num_test", "class_names"):
-        if any(each.get(key) != results[0].get(key) for each in results):
-            data.append(key)
-    warning = None
-    if data:
-        text = (
-            f"These runs did not see the same data (not alike: {', '.join(data)}): their "
-            "accuracies cannot be compared as they stand."
-        )
-        warning = element("p", text, class_="note")
+def _differing(results: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]] | None:
+    """Returns the settings that differ, as text; None where no run has recorded any."""
     if not any(mapping_of(each.get("config")) for each in results):
-        return [warning, missing("Settings: not recorded.")]
-    if not differing:
-        return [warning, element("p", "All settings are the same.")]
-    rows: list[list[Child]] = [
-        [name, *("not set" if v in (None, "") else str(v) for v in values)]
-        for name, values in differing.items()
+        return None
+    return [
+        (name, ["not set" if value in (None, "") else str(value) for value in values])
+        for name, values in differing_settings(results).items()
     ]
-    caption = "Settings that differ between the runs; all others are the same."
-    return [warning, markup.table(caption, ["setting", *(run.name for run in runs)], Rows(rows))]
 
 
-def _measures(runs: Sequence[Report]) -> Child:
-    found = [measures_of(run.results) for run in runs]
-    groups: dict[str, dict[str, list[Measure]]] = {}
-    for group, label in dict.fromkeys(key for each in found for key in each):
-        row = [each.get((group, label), Measure()) for each in found]
-        groups.setdefault(group, {})[label] = row
-    parts, nowhere = [], []
-    for group, rows in groups.items():
-        measured = {label: row for label, row in rows.items() if any(m.known for m in row)}
-        nowhere += [f"{label} ({group})" for label in rows if label not in measured]
-        if measured:
-            ranked = group not in UNRANKED
-            lines = [[label, *_cells(row, ranked)] for label, row in measured.items()]
-            parts.append(Rows(lines, group))
-    absent = missing(f"Not measured in any run: {', '.join(nowhere)}.") if nowhere else None
-    if not parts:
-        return absent
-    caption = (
-        "Means and standard deviations over seeds. Bold: the best of its row, where not all are "
-        "alike; of health and time nothing is best by itself."
-    )
-    columns = ["measure", *(run.name for run in runs)]
-    numbers = range(1, len(columns))
-    return [markup.table(caption, columns, *parts, numbers=numbers), absent]
-
-
-def _cells(row: Sequence[Measure], ranked: bool) -> list[Child]:
-    best = best_of(row) if ranked else set()
-    cells: list[Child] = []
-    for index, measure in enumerate(row):
-        if not measure.known:
-            cells.append(NOT_MEASURED)
-        elif not ranked:
-            cells.append(measure.plain)
+def _groups(results: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Returns the groups of measures, and the names of those that no run has."""
+    measures = [measures_of(each) for each in results]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    nowhere = []
+    for group, label in dict.fromkeys(key for each in measures for key in each):
+        row = [each.get((group, label), Measure()) for each in measures]
+        if any(measure.known for measure in row):
+            best = set() if group in UNRANKED else best_of(row)
+            groups.setdefault(group, []).append({"name": label, "measures": row, "best": best})
         else:
-            bold = index in best
-            text = element("strong", measure.percent) if bold else measure.percent
-            cells.append([text, markup.bar(measure.mean, baseline=not bold)])
-    return cells
+            nowhere.append(f"{label} ({group})")
+    return [
+        {"name": group, "ranked": group not in UNRANKED, "rows": rows}
+        for group, rows in groups.items()
+    ], nowhere
 
 
-def _spreads(runs: Sequence[Report]) -> Html:
-    parts = []
-    for run in runs:
-        spread = mapping_of(run.results.get("health")).get("per_dimension_spread")
-        parts.append(element("div", element("h3", run.name), spread_figure(spread)))
-    return element("div", parts, class_="beside")
-
-
-def _pictures(runs: Sequence[Report]) -> Child:
+def _pictures(runs: Sequence[Report]) -> list[tuple[str, list[tuple[str, Picture | None]]]]:
+    """Returns, of each picture, its title and (run, the run's own or None)."""
     names = dict.fromkeys(name for run in runs for name in run.pictures)
-    if not names:
-        return missing("No pictures.")
-    parts: list[Child] = []
-    for name in names:
-        figures = [
-            picture(run, name, of=run.name)
-            if name in run.pictures
-            else missing(f"{run.name}: not drawn.")
-            for run in runs
-        ]
-        parts.append([element("h3", title_of(name)), element("div", figures, class_="beside")])
-    return parts
-
-
-def _setups(runs: Sequence[Report]) -> Child:
-    return [[element("h3", run.name), setup_of(run)] for run in runs]
+    return [
+        (
+            title_of(name),
+            [(run.name, picture_of(run, name) if name in run.pictures else None) for run in runs],
+        )
+        for name in names
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from tables import for_each
 
 from simclr_tf.augment.recipe import Recipe
 from simclr_tf.cli import parse
@@ -78,7 +79,7 @@ def test_every_recipe_field_is_a_setting_with_the_same_default():
     assert Config(strength=0.25, blur=True).recipe() == Recipe(strength=0.25, blur=True)
 
 
-@pytest.mark.parametrize("name", SWITCHES)
+@for_each("name", SWITCHES)
 def test_every_switch_in_every_spelling(name):
     def value(*words: str) -> object:
         return getattr(parse(words), name)
@@ -96,8 +97,8 @@ def test_every_switch_in_every_spelling(name):
     assert value(f"--{name}", "--seed=3") is True
 
 
-@pytest.mark.parametrize("name", SWITCHES)
-@pytest.mark.parametrize("word", ["maybe", "", "2", "None", "t", "on"])
+@for_each("name", SWITCHES)
+@for_each("word", ["maybe", "", "2", "None", "t", "on"])
 def test_a_switch_takes_strict_words_only(name, word):
     message = refused(f"--{name}={word}")
     assert f"for --{name}, got {word!r}" in message
@@ -115,7 +116,7 @@ def test_a_switch_that_is_denied_takes_no_value():
     assert "--no-freeze" in refused("--no-freeze=True")
 
 
-@pytest.mark.parametrize("word", ["240 320", "240,320", "240x320", "240, 320", " 240  320 "])
+@for_each("word", ["240 320", "240,320", "240x320", "240, 320", " 240  320 "])
 def test_sizes(word):
     config = parse([f"--input_size={word}", "--crop_size", word])
     assert config.input_size == config.crop_size == (240, 320)
@@ -126,31 +127,31 @@ def test_one_number_is_a_square_and_none_the_default():
     assert parse([]).input_size == (0, 0)
 
 
-@pytest.mark.parametrize("word", ["", "big", "1 2 3", "240x", "-5", "24.5", "240;240"])
+@for_each("word", ["", "big", "1 2 3", "240x", "-5", "24.5", "240;240"])
 def test_wrong_sizes(word):
     assert "a height and width such as '240 240'" in refused(f"--input_size={word}")
 
 
-@pytest.mark.parametrize("word", ["0 240", "7", "4 4"])
+@for_each("word", ["0 240", "7", "4 4"])
 def test_too_small_sizes(word):
     assert "8 pixels or more" in refused(f"--crop_size={word}")
 
 
-@pytest.mark.parametrize(("name", "choice"), CHOICES)
+@for_each(("name", "choice"), CHOICES)
 def test_every_choice(name, choice):
     assert getattr(parse([f"--{name}={choice}"]), name) == choice
     assert getattr(parse([f"--{name}={str(choice).upper()}"]), name) == choice
     parse([f"--{name}={choice}"]).validate()
 
 
-@pytest.mark.parametrize("name", sorted({name for name, _ in CHOICES}))
+@for_each("name", sorted({name for name, _ in CHOICES}))
 def test_a_wrong_choice_lists_the_right_ones(name):
     message = refused(f"--{name}=nonsense!")
     assert f"for --{name}, got 'nonsense!'" in message
     assert all(str(choice) in message for choice in SETTINGS[name].metadata["choices"])
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("flag", "guess"),
     [
         ("--task=pretraining", "pretrain"),
@@ -168,12 +169,12 @@ def test_a_wrong_choice_names_the_nearest(flag, guess):
     assert refused(flag).endswith(f"Did you mean {guess}?")
 
 
-@pytest.mark.parametrize("name", ["tfds:beans", "folder:/My Pictures/a:b", "npz:x.npz"])
+@for_each("name", ["tfds:beans", "folder:/My Pictures/a:b", "npz:x.npz"])
 def test_data_sets_by_prefix(name):
     assert parse([f"--dataset={name}"]).dataset == name
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("word", "guess"),
     [
         ("--temprature=0.1", "--temperature"),
@@ -193,31 +194,31 @@ def test_an_unknown_flag_names_the_nearest_and_none_is_abbreviated(word, guess):
     assert refused(word).endswith(f"Did you mean {guess}?")
 
 
-@pytest.mark.parametrize("word", ["--zzzzqqqq", "--", "-", "", "a stray word", "--=3", "--no-"])
+@for_each("word", ["--zzzzqqqq", "--", "-", "", "a stray word", "--=3", "--no-"])
 def test_words_like_no_flag_are_refused_too(word):
     assert "Expected" in refused("--seed=1", word)
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name not in SWITCHES])
+@for_each("name", [name for name in SETTINGS if name not in SWITCHES])
 def test_a_flag_without_its_value(name):
     for words in ([f"--{name}"], [f"--{name}", "--freeze"]):
         message = refused(*words)
         assert message.startswith(f"Expected a value after --{name}, got none. Pass --{name}=")
 
 
-@pytest.mark.parametrize("word", ["many", "", "2.5", "1e3", "True", "None"])
+@for_each("word", ["many", "", "2.5", "1e3", "True", "None"])
 def test_whole_numbers(word):
     assert f"Expected a whole number for --batch_size, got {word!r}" in refused(
         f"--batch_size={word}"
     )
 
 
-@pytest.mark.parametrize("word", ["warm", "", "0,1", "True"])
+@for_each("word", ["warm", "", "0,1", "True"])
 def test_numbers(word):
     assert "Expected a number for --temperature" in refused(f"--temperature={word}")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "flag",
     [
         "--temperature=0",
@@ -265,7 +266,7 @@ def test_ranges(flag):
     assert message.startswith("Expected ")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "flag",
     [
         "--label_fraction=1",
@@ -284,10 +285,8 @@ def test_the_ends_of_the_ranges_are_allowed(flag):
     parse([flag]).validate()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, field in SETTINGS.items() if str(field.type) == "float"]
-)
-@pytest.mark.parametrize("word", ["nan", "inf", "-inf", "1e999"])
+@for_each("name", [name for name, field in SETTINGS.items() if str(field.type) == "float"])
+@for_each("word", ["nan", "inf", "-inf", "1e999"])
 def test_no_number_may_be_infinite_or_undefined(name, word):
     assert f"--{name}" in refused(f"--{name}={word}")
 
@@ -339,7 +338,7 @@ def test_the_task_sets_its_own_defaults():
     ]
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("word", "zdim"),
     [
         ("--dataset=shapes", 1),
@@ -393,7 +392,7 @@ def test_cifar10_is_short_for_the_data_set(yaml_file):
     assert "Expected one data set" in refused("--dataset=stl10", "--train_file_path=a.txt")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "flag", "expected"),
     [
         ("dataset: stl10", "--cifar10", ("cifar10", True, "")),
@@ -416,13 +415,13 @@ def test_a_flag_that_chooses_the_data_drops_the_choice_of_the_file(yaml_file, te
 # -- YAML --
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "config"])
+@for_each("name", [name for name in SETTINGS if name != "config"])
 def test_every_default_returns_from_yaml(yaml_file, name):
     path = yaml_file(Config().to_yaml())
     assert getattr(Config.resolve(config=path), name) == getattr(Config(), name)
 
 
-@pytest.mark.parametrize(
+@for_each(
     "words",
     [
         [],
@@ -445,7 +444,7 @@ def test_yaml_of_a_run_can_be_changed_by_flags(yaml_file):
     assert parse([f"--config={path}", "--zdim=9"]) == parse(["--seed=7", "--zdim=9"])
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "name", "value"),
     [
         ("learning_rate: 1e-3", "learning_rate", 1e-3),  # YAML 1.1 reads it as text
@@ -469,7 +468,7 @@ def test_yaml_values(yaml_file, text, name, value):
     assert getattr(parse([f"--config={yaml_file(text)}"]), name) == value
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "batch_size: many",
@@ -500,7 +499,7 @@ def test_a_wrong_value_in_yaml_names_file_and_key(yaml_file, text):
     assert ("TEXT" in message) == (SETTINGS[name].default == "")
 
 
-@pytest.mark.parametrize(
+@for_each(
     ("text", "guess"),
     [("batchsize: 3", "batch_size"), ("batch-size: 3", "batch_size"), ("lr: 3", "learning_rate")],
 )
@@ -511,13 +510,13 @@ def test_an_unknown_key_in_yaml_names_file_and_nearest(yaml_file, text, guess):
     assert f"Did you mean {guess}?" in message
 
 
-@pytest.mark.parametrize("text", ["config: other.yaml", "given: [a]", "3: 4", "null: 1", "help: 1"])
+@for_each("text", ["config: other.yaml", "given: [a]", "3: 4", "null: 1", "help: 1"])
 def test_keys_that_are_no_settings(yaml_file, text):
     path = yaml_file(text)
     assert f"Expected the name of a setting in {path}" in refused(f"--config={path}")
 
 
-@pytest.mark.parametrize(
+@for_each(
     "text",
     [
         "",
@@ -552,7 +551,7 @@ def test_a_yaml_file_that_cannot_be_read(tmp_path):
     assert "directory" in refused(f"--config={tmp_path}")
 
 
-@pytest.mark.parametrize("name", [name for name in SETTINGS if name != "config"])
+@for_each("name", [name for name in SETTINGS if name != "config"])
 def test_every_default_can_be_given_as_a_flag(name):
     default = SETTINGS[name].default
     assert getattr(parse([f"--{name}={show(default)}"]), name) == default

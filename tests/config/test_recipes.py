@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from tables import for_each
 from tiny import tiny_encoder
 
 import main
@@ -140,7 +141,7 @@ def sizes_of(results: dict) -> tuple[int, int]:
     return results["num_train"], results["num_test"]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+@for_each("recipe", RECIPES)
 def test_a_recipe_runs_as_its_header_says(recipe, run):
     commands, own = commands_of(recipe), own_command(recipe)
     for words in commands[: commands.index(own)]:
@@ -159,7 +160,7 @@ def test_a_recipe_runs_as_its_header_says(recipe, run):
         assert results["initial_weights"].startswith(f"{asked.pretrain_save_path}/checkpoints/")
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+@for_each("recipe", RECIPES)
 def test_the_commands_of_a_header_are_settings(recipe, run):
     for words in commands_of(recipe):
         parse(words).validate()

@@ -30,7 +30,7 @@ from PIL import Image
 
 import main
 
-pytestmark = pytest.mark.usefixtures("shallow")
+pytestmark = [pytest.mark.scripts, pytest.mark.usefixtures("shallow")]
 
 RECORD = Path(__file__).with_name("golden.json")
 WRITE = os.environ.get("SIMCLR_TF_WRITE_GOLDEN") == "1"

@@ -15,7 +15,6 @@ from PIL import Image
 from simclr_tf.errors import UserError
 from simclr_tf.report import Report, build_report, read_report
 from simclr_tf.report.comparison import best_of, differing_settings
-from simclr_tf.report.markup import Html, element
 from simclr_tf.report.measures import Measure, fractions_of, measure_of, protocol_name
 
 HOSTILE = "</td><script>alert('x')</script>\"'&amp;"
@@ -241,13 +240,6 @@ def test_texts_that_html_cannot_hold():
     config = {"dataset": "\udce9t\xe9", "train_file_path": "a\x00b\x1b[31m"}
     page = check_document(build_report([Report("r\ud800", {"config": config})]))
     assert "a\ufffdb\ufffd[31m" in page.words
-
-
-def test_only_markup_is_put_in_as_it_is():
-    assert element("p", "<b>", Html("<i></i>"), None, [1, "&"], class_="x", hidden=True) == (
-        '<p class="x" hidden>&lt;b&gt;<i></i>1&amp;</p>'
-    )
-    assert element("img", alt='"', src=None) == '<img alt="&quot;">'
 
 
 PARTS = ("config", "versions", "class_names", "command", "protocols", "baselines", "finetune",

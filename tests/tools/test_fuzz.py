@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import save_file
+from tables import for_each
 
 import main
 from simclr_tf import cli, data
@@ -292,7 +293,7 @@ def test_a_report_of_deep_lists(tmp_path):
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "simclr_tf").rglob("*.py")), ids=lambda p: p.stem)
+@for_each("path", sorted((ROOT / "simclr_tf").rglob("*.py")))
 def test_no_file_can_run_code(path):
     """No pickle, eval, exec or shell; YAML by a safe loader; NumPy's files without objects."""
     for node in ast.walk(ast.parse(path.read_text())):
