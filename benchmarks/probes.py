@@ -1,4 +1,4 @@
-"""What probes on features cost, against scikit-learn and against training through an encoder.
+"""What probes on features cost, against training through an encoder.
 
     python benchmarks/probes.py --json=probes.json
     python benchmarks/probes.py --given=features.npz --json=probes.json
@@ -9,11 +9,10 @@ that the choice of its settings and its fit take, its accuracy, and the `peak` o
 while it ran (bytes; `baseline` is what was held before it; where the peak cannot be reset, that of
 the process up to then). Each has worked once on a few images before, so no tracing is timed.
 
-`scikit_learn` fits the same standardised features at the same penalty: the share of equal
-predictions, and its objective over ours. `through_encoder` trains a linear head on a frozen
-ResNet-18 of width 0.25 on images of 32 pixels by Keras, for as many epochs of as many images: a
-few batches are measured and `seconds_scaled` to all. `speed_ratio` is that over `fit_seconds` of
-the linear probe, to which embedding all images once, `embed_seconds_scaled`, is not added.
+`through_encoder` trains a linear head on a frozen ResNet-18 of width 0.25 on images of 32 pixels by
+Keras, for as many epochs of as many images: a few batches are measured and `seconds_scaled` to all.
+`speed_ratio` is that over `fit_seconds` of the linear probe, to which embedding all images once,
+`embed_seconds_scaled`, is not added.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import datetime
 import json
 import platform
 import time
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,7 +34,6 @@ from processes import count_cores, processor
 Result = TypeVar("Result")
 Features = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train, its labels, test, labels
 WARM_IMAGES = 400
-MAX_ITERATIONS = 200
 HIDDEN = 128
 SIDE = 32
 
@@ -115,41 +112,6 @@ def run_probe(choose: Callable, fit: Callable, labels: np.ndarray) -> dict[str, 
     }
 
 
-def compare_with_scikit_learn(features: Features, penalty: float) -> dict[str, Any]:
-    """Fits scikit-learn's logistic regression beside ours, at one penalty."""
-    import sklearn
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
-    from simclr_tf.evaluation.logistic import Problem
-
-    train, labels, test, truth = features
-    problem = Problem(train, labels)
-    ours = problem.fit(penalty, MAX_ITERATIONS)
-    x, y = ((part - problem.mean) / problem.deviation for part in (train, test))
-    two = len(problem.classes) == 2
-    model = LogisticRegression(C=(2.0 if two else 1.0) / penalty, max_iter=MAX_ITERATIONS)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        _, seconds = timed(lambda: model.fit(x, labels))
-    theirs = np.concatenate([model.coef_, model.intercept_[:, np.newaxis]], axis=1)
-    if two:  # one difference, dealt out evenly
-        theirs = np.concatenate([-theirs, theirs]) / 2
-    objectives = [
-        problem.objective(weights.astype(np.float64), penalty)[0] for weights in (theirs, ours)
-    ]
-    predicted = model.predict(y)
-    answered = problem.classes[problem.log_probabilities(ours, test).argmax(axis=1)]
-    return {
-        "version": sklearn.__version__,
-        "fit_seconds": round(seconds, 3),
-        "iterations": int(model.n_iter_[0]),
-        "accuracy": round(float(np.mean(predicted == truth)), 5),
-        "same_predictions": round(float(np.mean(predicted == answered)), 5),
-        "objective_ratio": float(objectives[0] / objectives[1]),
-    }
-
-
 def train_through_encoder(images: int, num_classes: int, job: argparse.Namespace) -> dict[str, Any]:
     """Trains a linear head on a frozen encoder for a few batches; scaled to all of them."""
     import keras
@@ -218,9 +180,6 @@ def main() -> None:
         then(first())
         found[name] = run_probe(choose, fit, truth)
         print(name, json.dumps(found[name]), flush=True)
-    penalty = found["logistic_regression"]["chosen"]["penalty"]
-    reference = compare_with_scikit_learn(features, penalty)
-    print("scikit_learn", json.dumps(reference), flush=True)
     encoder = train_through_encoder(len(labels), int(labels.max()) + 1, arguments)
     print("through_encoder", json.dumps(encoder), flush=True)
     results = {
@@ -240,7 +199,6 @@ def main() -> None:
         "epochs": arguments.epochs,
         "batch_size": arguments.batch_size,
         "probes": found,
-        "scikit_learn": reference,
         "through_encoder": encoder,
         "speed_ratio": round(encoder["seconds_scaled"] / found["linear_probe"]["fit_seconds"], 3),
     }

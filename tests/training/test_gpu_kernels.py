@@ -18,7 +18,7 @@ from stand_in_gpu import stand_in_gpu
 from tiny import policy, tiny_encoder, tiny_simclr
 
 from simclr_tf.augment import Recipe, draw_views, make_views
-from simclr_tf.evaluation import features, heads, knn, logistic
+from simclr_tf.evaluation import features, heads, knn
 from simclr_tf.evaluation.segmentation import make_segment
 from simclr_tf.losses.contrastive import NTXent, nt_xent
 from simclr_tf.losses.segmentation import PixelLoss
@@ -315,8 +315,3 @@ def test_heads_trained_on_features(hidden):
     assert_kernels(concrete, both=False)
     x = tf.TensorSpec([COUNT, 6], tf.float32)
     assert_kernels(heads._logits_in_graph.get_concrete_function(parameters, x), both=False)
-
-
-def test_logistic_regression():
-    """It is placed on the host, but that is a choice of precision and not a lack."""
-    assert_kernels(concrete_of(logistic._loss_and_gradient), both=False)
