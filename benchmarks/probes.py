@@ -56,7 +56,7 @@ def timed(do: Callable[[], Result]) -> tuple[Result, float]:
 
 def probes_of(features: Features, arguments: argparse.Namespace) -> dict[str, tuple]:
     """Returns, by name, how a probe's settings are chosen and how it scores with them."""
-    from simclr_tf.evaluation import knn, logistic, probes
+    from simclr_tf.evaluation import logistic, neighbours, probes
 
     train, labels, test, _ = features
     num_classes = int(labels.max()) + 1
@@ -74,8 +74,8 @@ def probes_of(features: Features, arguments: argparse.Namespace) -> dict[str, tu
 
     return {
         "knn": (
-            lambda: knn.choose_knn(train, labels, **seeded),
-            lambda choice: knn.knn_scores(
+            lambda: neighbours.choose_knn(train, labels, **seeded),
+            lambda choice: neighbours.knn_scores(
                 train,
                 labels,
                 test,

@@ -121,7 +121,7 @@ def modules_in(path, names):
         ("training", "config", False),
         ("workflow", "config.settings", True),
         ("workflow", "tasks.pretrain", False),
-        ("training", "evaluation.knn", True),
+        ("training", "evaluation.neighbours", True),
         ("evaluation", "training.fit", False),
         ("data", "models.resnet", False),
         ("models", "data.source", False),

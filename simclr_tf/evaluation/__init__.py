@@ -1,9 +1,8 @@
 """How good features are: embedding, nearest neighbours, logistic regression."""
 
 from simclr_tf.evaluation.features import embed, pixel_encoder
-from simclr_tf.evaluation.knn import knn_accuracy, knn_predict
 from simclr_tf.evaluation.logistic import logistic_regression
-from simclr_tf.evaluation.neighbours import nearest
+from simclr_tf.evaluation.neighbours import knn_accuracy, knn_predict, nearest
 
 __all__ = [
     "embed",

@@ -20,10 +20,10 @@ from tiny import shallow_encoders
 
 from simclr_tf import metrics
 from simclr_tf.errors import UserError
-from simclr_tf.evaluation import heads, knn, logistic, preparation, probes
+from simclr_tf.evaluation import heads, logistic, neighbours, preparation, probes
 
 ROOT = Path(__file__).resolve().parents[2]
-CHOOSERS = (knn.choose_knn, logistic.choose_penalty, probes.choose_head)
+CHOOSERS = (neighbours.choose_knn, logistic.choose_penalty, probes.choose_head)
 
 
 def clusters(seed, count, *, num_classes=4, width=6, noise=1.0):
@@ -134,7 +134,7 @@ def test_an_image_a_class_leaves_nothing_to_choose_by(chooser):
     train, _ = clusters(0, 6)
     found = chooser(train, np.arange(6), seed=0, **in_classes(chooser, 6))
     assert found.accuracy is None
-    if chooser is knn.choose_knn:
+    if chooser is neighbours.choose_knn:
         assert (found.k, found.temperature) == (1, 0.05)
     elif chooser is logistic.choose_penalty:
         assert found.penalty == 1.0
@@ -322,6 +322,27 @@ def test_penalties_are_chosen_on_a_bounded_number_of_images(fits):
     logistic.choose_penalty(*clusters(0, 200), seed=0, max_images=100)
     (size,) = {fit[1] for fit in fits}
     assert 85 <= size <= 92
+
+
+def test_logistic_regression_learns_what_can_be_separated():
+    train, labels = clusters(0, 600, width=8, noise=0.1)
+    train *= np.float32(10.0) ** np.arange(-3, 5)  # the scale of a feature does not matter
+    predicted = logistic.logistic_regression(train[:400], labels[:400], train[400:])
+    assert predicted.dtype == np.int32
+    assert np.mean(predicted == labels[400:]) > 0.95
+
+
+def test_logistic_regression_gives_the_labels_it_was_given(rng):
+    x = np.concatenate([rng.normal(-3, 1, (30, 2)), rng.normal(3, 1, (30, 2))])
+    labels = np.repeat([7, 2], 30)
+    predicted = logistic.logistic_regression(x, labels, [[-3, -3], [3, 3]])
+    np.testing.assert_array_equal(predicted, [7, 2])
+
+
+def test_logistic_regression_may_stop_early_without_a_warning(recwarn):
+    train, labels = clusters(0, 100)
+    logistic.logistic_regression(train, labels, train, max_iterations=1)
+    assert not recwarn.list
 
 
 # --- heads

@@ -18,7 +18,7 @@ from stand_in_gpu import stand_in_gpu
 from tiny import policy, tiny_encoder, tiny_simclr
 
 from simclr_tf.augment import Recipe, draw_views, make_views
-from simclr_tf.evaluation import features, heads, knn
+from simclr_tf.evaluation import features, heads, neighbours
 from simclr_tf.evaluation.segmentation import make_segment
 from simclr_tf.losses.contrastive import NTXent, nt_xent
 from simclr_tf.losses.segmentation import PixelLoss
@@ -291,7 +291,7 @@ def test_the_pixels_that_an_encoder_is_compared_with():
 
 
 def test_nearest_neighbours_and_their_votes():
-    for function in (knn._neighbours, knn._votes):
+    for function in (neighbours._most_similar, neighbours._votes):
         assert_kernels(concrete_of(function), both=False)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from simclr_tf.augment import Recipe
 from simclr_tf.evaluation.features import put_view
-from simclr_tf.evaluation.knn import choose_knn, knn_scores
 from simclr_tf.evaluation.logistic import choose_penalty, logistic_scores
+from simclr_tf.evaluation.neighbours import choose_knn, knn_scores
 from simclr_tf.evaluation.probes import choose_head, train_head
 from simclr_tf.tasks.evaluate.outcomes import Outcome, judge
 from simclr_tf.tasks.evaluate.subject import Features, Labels, Subject

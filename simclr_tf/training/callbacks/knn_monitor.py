@@ -8,7 +8,7 @@ import numpy as np
 from simclr_tf.data.batches.evaluation import plain_batches
 from simclr_tf.data.source import Source
 from simclr_tf.evaluation.features import embed
-from simclr_tf.evaluation.knn import knn_accuracy
+from simclr_tf.evaluation.neighbours import knn_accuracy
 from simclr_tf.metrics import effective_rank, feature_spread
 from simclr_tf.training.callbacks.steps import Logs
 
