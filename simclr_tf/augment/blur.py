@@ -10,7 +10,7 @@ BLUR_RADIUS = 8  # pixels: four times the largest sigma, beyond which lies 1/16,
 
 def draw_sigma(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> tf.Tensor:
     """Draws one blur width per image, pixels, uniform in 0.1..2.0; 0 where not drawn. [N]"""
-    draws = tf.random.stateless_uniform([count, 2], seed, alg="philox")
+    draws = tf.random.stateless_uniform([count, 2], seed, alg="philox")  # [N, 2]
     low, high = SIGMA_RANGE
     return tf.where(draws[:, 1] < prob, low + (high - low) * draws[:, 0], 0.0)
 
@@ -45,15 +45,15 @@ def blur_rows(padded: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """
     length = padded.shape[1] - 2 * BLUR_RADIUS
     # At a sigma this small, a neighbour's weight exp(-0.5 / sigma^2) is 0 in float32.
-    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]
-    position = tf.range(length)
-    total = padded[:, BLUR_RADIUS : BLUR_RADIUS + length]
-    weight = tf.ones([1, length])
+    width = tf.maximum(sigma, 1e-2)[:, tf.newaxis]  # [N, 1]
+    position = tf.range(length)  # [L]
+    total = padded[:, BLUR_RADIUS : BLUR_RADIUS + length]  # [N, L, K]
+    weight = tf.ones([1, length])  # [1, L], then [N, L]
     for distance in range(1, BLUR_RADIUS + 1):  # what lies on either side weighs the same
         tap = tf.exp(-0.5 * tf.square(distance / width))  # [N, 1]
         before, after = BLUR_RADIUS - distance, BLUR_RADIUS + distance
-        pair = padded[:, before : before + length] + padded[:, after : after + length]
-        total += tap[..., tf.newaxis] * pair
+        pair = padded[:, before : before + length] + padded[:, after : after + length]  # [N, L, K]
+        total += tap[..., tf.newaxis] * pair  # [N, L, K]
         weight += tap * tf.cast(position >= distance, tf.float32)
         weight += tap * tf.cast(position < length - distance, tf.float32)
     return total * (1.0 / weight)[..., tf.newaxis]
@@ -70,8 +70,8 @@ def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
         The shape and dtype of `images`.
     """
     height, width, channels = images.shape[1:]
-    rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])
-    rows = tf.reshape(blur_axis(rows, sigma), [-1, height, width, channels])
+    rows = tf.reshape(tf.cast(images, tf.float32), [-1, height, width * channels])  # [N, H, WC]
+    rows = tf.reshape(blur_axis(rows, sigma), [-1, height, width, channels])  # [N, H, W, C]
     columns = tf.reshape(tf.transpose(rows, [0, 2, 1, 3]), [-1, width, height * channels])
-    columns = tf.reshape(blur_axis(columns, sigma), [-1, width, height, channels])
+    columns = tf.reshape(blur_axis(columns, sigma), [-1, width, height, channels])  # [N, W, H, C]
     return tf.cast(tf.transpose(columns, [0, 2, 1, 3]), images.dtype)

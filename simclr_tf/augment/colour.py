@@ -62,19 +62,19 @@ def draw_colour(
     s, in the images that drew the jitter; gray is drawn independently, and so is the order of the
     four operations where `in_order` asks for it.
     """
-    draws = tf.unstack(tf.random.stateless_uniform([6, count], seed, alg="philox"))
+    draws = tf.unstack(tf.random.stateless_uniform([6, count], seed, alg="philox"))  # 6 x [N]
     jittered = draws[0] < jitter_prob  # [N]
     low, high = max(0.0, 1.0 - 0.8 * strength), 1.0 + 0.8 * strength
 
     def factor(draw: tf.Tensor) -> tf.Tensor:
         return tf.where(jittered, low + (high - low) * draw, 1.0)
 
-    hue = tf.where(jittered, 0.2 * strength * (2.0 * draws[4] - 1.0), 0.0)
-    gray = tf.cast(draws[5] < gray_prob, tf.float32)
+    hue = tf.where(jittered, 0.2 * strength * (2.0 * draws[4] - 1.0), 0.0)  # [N]
+    gray = tf.cast(draws[5] < gray_prob, tf.float32)  # [N]
     order = None
     if in_order:
         order_seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
-        keys = tf.random.stateless_uniform([count, 4], order_seed, alg="philox")
+        keys = tf.random.stateless_uniform([count, 4], order_seed, alg="philox")  # [N, 4]
         order = tf.argsort(keys, axis=1)  # a permutation of 0..3 per image
     return ColourDraw(factor(draws[1]), factor(draws[2]), factor(draws[3]), hue, gray, order)
 
@@ -82,13 +82,13 @@ def draw_colour(
 def colour_matrix(draw: ColourDraw) -> tf.Tensor:
     """Returns the matrices [N, 3, 3] that act on RGB columns, contrast's offset left out."""
     angle = draw.hue * (-2.0 * math.pi)  # in the IQ plane, from red to yellow is clockwise
-    cos, sin = (f(angle)[:, tf.newaxis, tf.newaxis] for f in (tf.cos, tf.sin))
+    cos, sin = (f(angle)[:, tf.newaxis, tf.newaxis] for f in (tf.cos, tf.sin))  # [N, 1, 1]
     hue = _HUE_KEEP + cos * _HUE_COS + sin * _HUE_SIN  # [N, 3, 3]
     # Gray is saturation 0. Each row of `luma` is the luma of the pixel.
-    saturation = (draw.saturation * (1.0 - draw.gray))[:, tf.newaxis, tf.newaxis]
-    luma = np.tile(LUMA, (3, 1))
+    saturation = (draw.saturation * (1.0 - draw.gray))[:, tf.newaxis, tf.newaxis]  # [N, 1, 1]
+    luma = np.tile(LUMA, (3, 1))  # [3, 3]
     saturate = saturation * np.eye(3, dtype=np.float32) + (1.0 - saturation) * luma
-    gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]
+    gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]  # [N, 1, 1]
     return gain * tf.matmul(saturate, hue)
 
 
@@ -104,14 +104,14 @@ def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) ->
         As many channels.
     """
     if len(channels) != len(LUMA):
-        gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]
+        gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]  # [N, 1, 1]
         offset = (1.0 - draw.contrast) * draw.brightness * tf.reduce_mean(mean, axis=1)  # [N]
         offset = offset[:, tf.newaxis, tf.newaxis]
         return [gain * channel + offset for channel in channels]
     matrix = colour_matrix(draw)[..., tf.newaxis, tf.newaxis]  # [N, 3, 3, 1, 1]
     offset = (1.0 - draw.contrast) * draw.brightness * tf.reduce_sum(mean * LUMA, axis=1)  # [N]
     offset = offset[:, tf.newaxis, tf.newaxis]
-    red, green, blue = channels
+    red, green, blue = channels  # [N, H, W] each
     return [
         matrix[:, c, 0] * red + matrix[:, c, 1] * green + matrix[:, c, 2] * blue + offset
         for c in range(3)
@@ -120,7 +120,7 @@ def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) ->
 
 def apply_colour(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
     """Distorts the colours of each image: float [N, H, W, C] in [0, 1], the same out, clipped."""
-    pixels = tf.cast(images, tf.float32)
-    mean = tf.reduce_mean(pixels, axis=[1, 2])
+    pixels = tf.cast(images, tf.float32)  # [N, H, W, C]
+    mean = tf.reduce_mean(pixels, axis=[1, 2])  # [N, C]
     mixed = tf.stack(mix_colours(tf.unstack(pixels, axis=-1), draw, mean), axis=-1)
     return tf.cast(tf.clip_by_value(mixed, 0, 1), images.dtype)

@@ -27,17 +27,17 @@ def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
     brightness, contrast, saturation, hue, gray = (
         field[:, tf.newaxis, tf.newaxis, tf.newaxis] for field in draw[:5]
     )
-    pixels = tf.cast(images, tf.float32)
+    pixels = tf.cast(images, tf.float32)  # [N, H, W, C]
     coloured = pixels.shape[-1] == len(LUMA)
     for place in range(4):
         operation = draw.order[:, place, tf.newaxis, tf.newaxis, tf.newaxis]  # [N, 1, 1, 1]
-        mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)
+        mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)  # [N, 1, 1, C]
         # All four of every image, one of them kept: images differ in order, a batch has one graph.
         lightened = pixels * tf.where(operation == 0, brightness, 1.0)
         contrasted = (pixels - mean) * contrast + mean
         shifted = pixels
         if coloured:
-            own_hue, own_saturation, value = rgb_to_hsv(pixels)
+            own_hue, own_saturation, value = rgb_to_hsv(pixels)  # [N, H, W, 1] each
             scaled = tf.where(operation == 2, saturation, 1.0) * own_saturation
             turned = tf.math.floormod(own_hue + tf.where(operation == 3, hue, 0.0), 1.0)
             shifted = tf.image.hsv_to_rgb(
@@ -48,7 +48,7 @@ def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
         pixels = tf.where(_drawn(draw), tf.clip_by_value(changed, 0, 1), pixels)
     if not coloured:
         return tf.cast(pixels, images.dtype)
-    luma = tf.reduce_sum(pixels * LUMA, axis=-1, keepdims=True)
+    luma = tf.reduce_sum(pixels * LUMA, axis=-1, keepdims=True)  # [N, H, W, 1]
     return tf.cast(pixels + gray * (luma - pixels), images.dtype)
 
 
@@ -59,9 +59,9 @@ def rgb_to_hsv(pixels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     twice, with other roundings: then none does, and yellow becomes magenta. Order is safe where
     equality is not, as both sides of a tie give the same hue.
     """
-    red, green, blue = (pixels[..., c : c + 1] for c in range(3))
-    value = tf.reduce_max(pixels, axis=-1, keepdims=True)
-    spread = value - tf.reduce_min(pixels, axis=-1, keepdims=True)
+    red, green, blue = (pixels[..., c : c + 1] for c in range(3))  # [..., 1] each
+    value = tf.reduce_max(pixels, axis=-1, keepdims=True)  # [..., 1]
+    spread = value - tf.reduce_min(pixels, axis=-1, keepdims=True)  # [..., 1]
     per_spread = tf.math.divide_no_nan(1.0, 6.0 * spread)
     hue = tf.where(
         (red >= green) & (red >= blue),

@@ -53,7 +53,7 @@ def draw_boxes(
     shape_seed, place_seed, flip_seed = tf.unstack(
         tf.random.experimental.stateless_split(seed, 3, alg="philox")
     )
-    flip = tf.random.stateless_uniform([count], flip_seed, alg="philox") < flip_prob
+    flip = tf.random.stateless_uniform([count], flip_seed, alg="philox") < flip_prob  # [N]
     flip = tf.cast(flip, tf.float32)
     if not crop:
         zero, one = tf.zeros([count]), tf.ones([count])
@@ -61,7 +61,7 @@ def draw_boxes(
 
     tries = tf.random.stateless_uniform([2, count, CROP_TRIES], shape_seed, alg="philox")
     place = tf.random.stateless_uniform([2, count], place_seed, alg="philox")
-    aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])
+    aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])  # [N]
     top, left, height, width = _place_windows(tries, place, aspect, area_min)
     return Boxes(top, left, height, width, flip)
 
@@ -80,18 +80,18 @@ def _place_windows(
     """
     area = area_min + (1.0 - area_min) * tries[0]  # [N, tries]
     low, high = math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])
-    ratio = tf.exp(low + (high - low) * tries[1])
+    ratio = tf.exp(low + (high - low) * tries[1])  # [N, tries]
     relative = ratio / aspect[:, tf.newaxis]  # ratio of the shares of the sides
-    heights = tf.sqrt(area / relative)
+    heights = tf.sqrt(area / relative)  # [N, tries]
     widths = tf.sqrt(area * relative)
-    fits = (heights <= 1.0) & (widths <= 1.0)
+    fits = (heights <= 1.0) & (widths <= 1.0)  # [N, tries]
 
     # Where none fits, the largest centred window.
-    clipped = tf.clip_by_value(aspect, *ASPECT_RANGE) / aspect
+    clipped = tf.clip_by_value(aspect, *ASPECT_RANGE) / aspect  # [N]
     height, width = tf.minimum(1.0, 1.0 / clipped), tf.minimum(1.0, clipped)
-    share = tf.fill(tf.shape(place), 0.5)
+    share = tf.fill(tf.shape(place), 0.5)  # [2, N]
     for t in reversed(range(CROP_TRIES)):  # so that the first that fits is what stays
-        height = tf.where(fits[:, t], heights[:, t], height)
+        height = tf.where(fits[:, t], heights[:, t], height)  # [N]
         width = tf.where(fits[:, t], widths[:, t], width)
         share = tf.where(fits[:, t], place, share)
     return (1.0 - height) * share[0], (1.0 - width) * share[1], height, width
@@ -117,7 +117,7 @@ def centres(
         tf.reshape(tf.broadcast_to(values, tf.shape(start)), [-1, *ones])
         for values in (start, extent, flip)
     )
-    within = shares * (1.0 - flip) + (1.0 - shares) * flip
+    within = shares * (1.0 - flip) + (1.0 - shares) * flip  # [N, *shape of shares]
     return (start + extent * within) * source
 
 
@@ -134,7 +134,7 @@ def crop_nearest(masks: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Te
     """
 
     def under(start: tf.Tensor, extent: tf.Tensor, flip: Any, source: int, target: int) -> Any:
-        shares = (tf.range(target, dtype=tf.float32) + 0.5) / target
+        shares = (tf.range(target, dtype=tf.float32) + 0.5) / target  # [target]
         index = tf.cast(tf.floor(centres(start, extent, flip, shares, source)), tf.int32)
         return tf.clip_by_value(index, 0, source - 1)
 
@@ -142,5 +142,5 @@ def crop_nearest(masks: tf.Tensor, boxes: Boxes, size: tuple[int, int]) -> tf.Te
     rows = under(boxes.top, boxes.height, 0.0, height, size[0])  # [N, h]
     columns = under(boxes.left, boxes.width, boxes.flip, width, size[1])  # [N, w]
     tall = tf.gather(masks, rows, batch_dims=1)  # [N, h, W, C]
-    tall = tf.transpose(tall, [0, 2, 1, 3])
+    tall = tf.transpose(tall, [0, 2, 1, 3])  # [N, W, h, C]
     return tf.transpose(tf.gather(tall, columns, batch_dims=1), [0, 2, 1, 3])

@@ -22,9 +22,9 @@ def draw_squares(
     count: int | tf.Tensor, seed: tf.Tensor, *, prob: float, size: tuple[int, int]
 ) -> Squares:
     """Draws one square per image, whole within the view, side 0.1 to 0.5 of the shorter side."""
-    draws = tf.random.stateless_uniform([count, 4], seed, alg="philox")
+    draws = tf.random.stateless_uniform([count, 4], seed, alg="philox")  # [N, 4]
     low, high = (share * min(size) for share in CUTOUT_SIDE)
-    side = tf.round(low + (high - low) * draws[:, 0])
+    side = tf.round(low + (high - low) * draws[:, 0])  # [N]
     top = tf.floor(draws[:, 1] * (size[0] - side + 1))
     left = tf.floor(draws[:, 2] * (size[1] - side + 1))
     return Squares(top, left, tf.where(draws[:, 3] < prob, side, 0.0))
@@ -34,8 +34,8 @@ def cutout(images: tf.Tensor, squares: Squares) -> tf.Tensor:
     """Sets the square of each image to mid-gray, 0.5 (arXiv 1708.04552)."""
 
     def inside(start: tf.Tensor, length: int) -> tf.Tensor:
-        position = tf.range(length, dtype=tf.float32)[tf.newaxis, :]
-        start = start[:, tf.newaxis]
+        position = tf.range(length, dtype=tf.float32)[tf.newaxis, :]  # [1, L]
+        start = start[:, tf.newaxis]  # [N, 1]
         return (position >= start) & (position < start + squares.side[:, tf.newaxis])
 
     rows = inside(squares.top, images.shape[1])  # [N, H]

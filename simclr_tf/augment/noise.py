@@ -26,7 +26,7 @@ class NoiseDraw(NamedTuple):
 def draw_noise(count: int | tf.Tensor, seed: tf.Tensor, *, prob: float) -> NoiseDraw:
     """Draws one noise level per image, uniform in 0..0.1 of the value range."""
     level_seed, key_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2, alg="philox"))
-    draws = tf.random.stateless_uniform([count, 2], level_seed, alg="philox")
+    draws = tf.random.stateless_uniform([count, 2], level_seed, alg="philox")  # [N, 2]
     key = tf.random.stateless_uniform([count, 2], key_seed, None, None, tf.uint32, alg="philox")
     return NoiseDraw(tf.where(draws[:, 1] < prob, NOISE_MAX * draws[:, 0], 0.0), key)
 
@@ -46,8 +46,8 @@ def standard_normal(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
         float32 [N, *shape].
     """
     count = math.prod(shape)
-    position = tf.range((count + 1) // 2, dtype=tf.int32)
-    position = tf.bitcast(position, tf.uint32)[tf.newaxis]
+    position = tf.range((count + 1) // 2, dtype=tf.int32)  # [count / 2]
+    position = tf.bitcast(position, tf.uint32)[tf.newaxis]  # [1, count / 2]
     # An odd factor and an offset per image: a Weyl sequence of its own, made random by the
     # finaliser of MurmurHash3.
     h = position * (key[:, :1] | tf.constant(1, tf.uint32)) + key[:, 1:]  # [N, count / 2]
@@ -56,9 +56,9 @@ def standard_normal(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
             factor, tf.uint32
         )
     h ^= tf.bitwise.right_shift(h, tf.constant(16, tf.uint32))
-    low = tf.cast(h & tf.constant(0xFFFF, tf.uint32), tf.int32)
+    low = tf.cast(h & tf.constant(0xFFFF, tf.uint32), tf.int32)  # [N, count / 2]
     high = tf.cast(tf.bitwise.right_shift(h, tf.constant(16, tf.uint32)), tf.int32)
-    halves = tf.concat([low, high], axis=1)[:, :count]
+    halves = tf.concat([low, high], axis=1)[:, :count]  # [N, count]
     return tf.reshape(tf.gather(_normal_quantiles(), halves), [-1, *shape])
 
 
@@ -72,7 +72,7 @@ def _normal_quantiles() -> np.ndarray:
 
 def noise_of(draw: NoiseDraw, shape: tuple[int, ...]) -> tf.Tensor:
     """Makes the noise that `add_noise` adds, float32 [N, *shape]."""
-    stddev = tf.reshape(draw.stddev, [-1] + [1] * len(shape))
+    stddev = tf.reshape(draw.stddev, [-1] + [1] * len(shape))  # [N, 1, ...]
     return stddev * standard_normal(draw.key, shape)
 
 
@@ -81,5 +81,5 @@ def add_noise(images: tf.Tensor, draw: NoiseDraw) -> tf.Tensor:
 
     Returns the shape and dtype of `images`, in [0, 1].
     """
-    noise = noise_of(draw, tuple(images.shape[1:]))
+    noise = noise_of(draw, tuple(images.shape[1:]))  # [N, H, W, C]
     return tf.clip_by_value(images + tf.cast(noise, images.dtype), 0, 1)

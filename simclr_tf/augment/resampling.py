@@ -46,8 +46,8 @@ def locate(boxes: Boxes, source: Size, size: Size, beyond: int = 0) -> tf.Tensor
     down, across = (
         (tf.range(-beyond, length + beyond, dtype=tf.float32) + 0.5) / length for length in size
     )
-    columns = centres(boxes.left, boxes.width, boxes.flip, across, source[1])
-    rows = centres(boxes.top, boxes.height, 0.0, down, source[0])
+    columns = centres(boxes.left, boxes.width, boxes.flip, across, source[1])  # [n, w + 2 beyond]
+    rows = centres(boxes.top, boxes.height, 0.0, down, source[0])  # [n, h + 2 beyond]
     return tf.concat([columns, rows], axis=1) - 0.5
 
 
@@ -88,12 +88,12 @@ def resample(
         return made if sigma is None else _blurred(made, sigma, dtype)
 
     # The colours and the other axis are one: shorter loops would be slower.
-    rows = tf.reshape(planes, [-1, channels * height])
-    columns = axis(rows, of, boxes.width, located - beyond, width, size[1])
-    turned = turn(tf.reshape(columns, [-1, size[1], channels, height]))
-    rows, own = tf.reshape(turned, [-1, channels * size[1]]), tf.range(tf.size(of))
+    rows = tf.reshape(planes, [-1, channels * height])  # [N W, C H]
+    columns = axis(rows, of, boxes.width, located - beyond, width, size[1])  # [n, w, C H]
+    turned = turn(tf.reshape(columns, [-1, size[1], channels, height]))  # [n, H, C, w]
+    rows, own = tf.reshape(turned, [-1, channels * size[1]]), tf.range(tf.size(of))  # [n H, C w]
     first = size[1] + 3 * located - beyond
-    made = axis(rows, own, boxes.height, first, height, size[0])
+    made = axis(rows, own, boxes.height, first, height, size[0])  # [n, h, C w]
     return tf.reshape(made, [-1, size[0], channels, size[1]])
 
 
@@ -114,29 +114,29 @@ def _along(
     `middle` has the positions of this axis from `first` on. `beyond` adds rows of zeros at both
     ends, which the blur wants, and float32.
     """
-    positions = tf.range(-beyond, target + beyond)
-    inside = tf.cast((positions >= 0) & (positions < target), tf.float32)
+    positions = tf.range(-beyond, target + beyond)  # [b]
+    inside = tf.cast((positions >= 0) & (positions < target), tf.float32)  # [b]
     middle = middle[:, first : first + target + 2 * beyond]  # [n, b]
-    begin = of[:, tf.newaxis] * source
+    begin = of[:, tf.newaxis] * source  # [n, 1], the row at which an image begins
 
     def take(pixel: tf.Tensor) -> tf.Tensor:  # float32 [n, b, K]; beyond the edge, its pixel
-        index = tf.clip_by_value(tf.cast(pixel, tf.int32), 0, source - 1)
+        index = tf.clip_by_value(tf.cast(pixel, tf.int32), 0, source - 1)  # [n, b]
         return tf.cast(tf.gather(rows, begin + index), tf.float32)
 
     if source <= target:  # no window shrinks
-        left = tf.floor(middle)
-        near, far = take(left), take(left + 1.0)
+        left = tf.floor(middle)  # [n, b]
+        near, far = take(left), take(left + 1.0)  # [n, b, K]
         made = near + (far - near) * (middle - left)[..., tf.newaxis]
     else:
-        scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis]
+        scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis]  # [n, 1]
         per_pixel = 1.0 / scale
         begins = tf.floor(middle - scale) + 1.0  # the triangle spans (middle -+ scale)
         made, weight = 0.0, 0.0
         for tap in range(math.ceil(2 * source / target)):
-            pixel = begins + tap
-            share = tf.maximum(1.0 - tf.abs(pixel - middle) * per_pixel, 0.0)
+            pixel = begins + tap  # [n, b]
+            share = tf.maximum(1.0 - tf.abs(pixel - middle) * per_pixel, 0.0)  # [n, b]
             share = tf.where((pixel >= 0) & (pixel < source), share, 0.0)
-            made += share[..., tf.newaxis] * take(pixel)
+            made += share[..., tf.newaxis] * take(pixel)  # [n, b, K]
             weight += share
         made *= (1.0 / tf.where(inside > 0.0, weight, 1.0))[..., tf.newaxis]
     return made * inside[:, tf.newaxis] if beyond else round_to(made, dtype)
@@ -189,5 +189,5 @@ def crop_resize(images: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:
     images = tf.convert_to_tensor(images)
     dtype = tf.bfloat16 if images.dtype == tf.bfloat16 else tf.float32
     of, middle = tf.range(tf.size(boxes.top)), locate(boxes, tuple(images.shape[1:3]), size)
-    made = resample(to_planes(images), of, boxes, middle, size, dtype=dtype)
+    made = resample(to_planes(images), of, boxes, middle, size, dtype=dtype)  # [N, h, C, w]
     return tf.transpose(made, [0, 1, 3, 2])

@@ -173,9 +173,9 @@ def make_views(
     """
     images = tf.convert_to_tensor(images)
     with compilation(compiles):
-        planes = to_planes(images)
-        of = None if cropped else tf.repeat(tf.range(tf.shape(images)[0]), views)
-        (made,) = views_of(planes, of, draw, size, dtype)
+        planes = to_planes(images)  # [N, W, C, H]
+        of = None if cropped else tf.repeat(tf.range(tf.shape(images)[0]), views)  # [V N]
+        (made,) = views_of(planes, of, draw, size, dtype)  # [V N, h, w, C]
     return tuple(made[view::views] for view in range(views))
 
 
@@ -209,7 +209,7 @@ def views_of(
     middle = None
     if of is not None:
         beyond = 0 if _sigma_of_crop(draw) is None else BLUR_RADIUS
-        middle = locate(draw.boxes, (planes.shape[3], planes.shape[1]), size, beyond)
+        middle = locate(draw.boxes, (planes.shape[3], planes.shape[1]), size, beyond)  # [n, places]
     needs = _needs(draw, parts) if sparing else [None] * parts
     made: list[tf.Tensor] = []
     whole = (planes if of is None else of, middle, draw)
@@ -348,7 +348,7 @@ def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
     Returns:
         [N, h, w, 1] of the masks' dtype; every value is one of the mask's own.
     """
-    masks = crop_nearest(masks, draw.boxes, size)
+    masks = crop_nearest(masks, draw.boxes, size)  # [N, h, w, 1]
     return masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
 
 
@@ -364,7 +364,7 @@ def _sums(pixels: tf.Tensor) -> tf.Tensor:
     A product with ones, outside of XLA, which sums one number at a time on a CPU.
     """
     height, *rest = pixels.shape[1:]
-    flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])
+    flat = tf.reshape(pixels, [-1, height, rest[0] * rest[1]])  # [n, h, w C]
     sums = tf.matmul(tf.ones([1, 1, height], pixels.dtype), flat)  # [n, 1, w * C]
     return tf.reshape(sums, [-1, *rest])
 
@@ -387,13 +387,13 @@ def _finish(
         pixels = pixels if axis == 3 else tf.transpose(pixels, [0, 1, 3, 2])
         views = _distort_in_order(pixels, colour, sigma)
     else:
-        channels = tf.unstack(pixels, axis=axis)
+        channels = tf.unstack(pixels, axis=axis)  # C x [n, h, w]
         if colour is not None and sums is not None:
-            mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=4 - axis)
+            mean = tf.reduce_sum(tf.cast(sums, tf.float32), axis=4 - axis)  # [n, C]
             channels = mix_colours(channels, colour, mean / (255.0 * height * width))
         # Put together side by side, then turned: along the last axis XLA would work on single
         # numbers.
-        views = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])
+        views = tf.transpose(tf.stack(channels, axis=2), [0, 1, 3, 2])  # [n, h, w, C]
     # The weights of a resampled or blurred pixel sum to 1 but for rounding: white may come out
     # above 1 without any colour operation.
     views = tf.clip_by_value(views, 0, 1)

@@ -45,11 +45,11 @@ def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) 
     aspect = source.images.shape[2] / source.images.shape[1]
 
     def batch(index: tf.Tensor, held: dict[str, tf.Tensor]) -> tf.Tensor:
-        rows = images.rows(index)
+        rows = images.rows(index)  # [n]
         if source.image_size == size:
             return images_in(held["images"], rows, tf.float32) / 255.0  # XLA's quotient is off
         boxes = centre_boxes(tf.shape(index)[0], aspect, size)
-        chosen = crop_resize(images_in(held["images"], rows), boxes, size)
+        chosen = crop_resize(images_in(held["images"], rows), boxes, size)  # [n, h, w, C]
         return tf.cast(chosen, tf.float32) / 255.0
 
     indices = tf.data.Dataset.range(len(source)).batch(batch_size)
@@ -108,7 +108,7 @@ def view_batches(
         aspects = aspects_of_files(source)
     else:
         images = HeldTensor(source.images, planes=True)
-        aspects = tf.fill([len(source)], source.images.shape[2] / source.images.shape[1])
+        aspects = tf.fill([len(source)], source.images.shape[2] / source.images.shape[1])  # [M]
 
     def make(index: tf.Tensor, held: dict[str, tf.Tensor]) -> tf.Tensor:
         draw = draw_views(
@@ -121,9 +121,9 @@ def view_batches(
             stream=f"view{view}",
         )
         if images is not None:
-            chosen = images_in(held["images"], images.rows(index))
+            chosen = images_in(held["images"], images.rows(index))  # [n, H, W, C]
             return make_views(chosen, draw, size, views=1)[0]
-        windows = read_windows(source, index, draw.boxes, size)
+        windows = read_windows(source, index, draw.boxes, size)  # [n, h, w, 3]
         return make_views(windows, draw, size, views=1, cropped=True)[0]
 
     indices = tf.data.Dataset.range(len(source)).batch(batch_size)
@@ -139,8 +139,8 @@ def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) 
         aspect: Width over height of the images in pixels.
         size: (h, w) that the windows will be resized to.
     """
-    relative = (size[1] / size[0]) / tf.cast(aspect, tf.float32)
-    height = tf.fill([count], tf.minimum(1.0, 1.0 / relative))
+    relative = (size[1] / size[0]) / tf.cast(aspect, tf.float32)  # [] or [N]
+    height = tf.fill([count], tf.minimum(1.0, 1.0 / relative))  # [N]
     width = tf.fill([count], tf.minimum(1.0, relative))
     return Boxes((1.0 - height) / 2, (1.0 - width) / 2, height, width, tf.zeros([count]))
 

@@ -67,7 +67,7 @@ def batch_order(step: tf.Tensor, count: int, batch_size: int, seed: int) -> tf.T
     """Returns the indices, int64 [batch_size], of the images of one step."""
     epoch_steps = count // batch_size
     epoch, within = step // epoch_steps, step % epoch_steps
-    positions = within * batch_size + tf.range(batch_size, dtype=tf.int64)
+    positions = within * batch_size + tf.range(batch_size, dtype=tf.int64)  # [N]
     return _order(positions, count, seed, epoch)
 
 

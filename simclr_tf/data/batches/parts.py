@@ -1,4 +1,18 @@
-"""What is drawn for a step, by (seed, step) alone, and the parts its views are made in."""
+"""Draws of a step, by (seed, step) alone, and the groups and parts its views are made in.
+
+A batch of 6 images and two views each, in two groups of three images, each of three parts. A number
+is an image, ' its second view; * marks views that drew a blur, which take longer to make:
+
+    places of a group   0   1   2  |  3   4   5         first views, then second ones
+    group 0             0   1*  2  |  0'  1'  2'*       n = 6 views
+    as they are made   [0   2] [0'  1'] [1*  2'*]       parts, sorted by effort
+    place               0   2   3   4   1   5           where each belongs: `in_place` puts it there
+
+    group 1             3   4   5  |  3'  4'  5'
+
+A part is what one core makes at a time, small enough for its cache; a group is one element of the
+data set, made on one core, and the groups of a batch are joined again.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +89,7 @@ class Draws:
 
     def of_step(self, step: tf.Tensor) -> tuple[tf.Tensor, Draw]:
         """Returns a step's images, int64 [N], and what is drawn for V views of each in turn."""
-        index = batch_order(step, self.count, self.batch_size, self.seed)
+        index = batch_order(step, self.count, self.batch_size, self.seed)  # [N]
         draw = draw_views(
             self.recipe,
             self.views * self.batch_size,
@@ -97,13 +111,13 @@ class Draws:
 
     def _cut(self, index: tf.Tensor, draw: Draw) -> Group:
         views, in_group = self.views, self.views * self.group_rows
-        replicas = self.shard.first + tf.range(self.shard.own)[:, tf.newaxis]
-        first = tf.range(self.groups) * self.group_rows
+        replicas = self.shard.first + tf.range(self.shard.own)[:, tf.newaxis]  # [own, 1]
+        first = tf.range(self.groups) * self.group_rows  # [groups]
         first = tf.reshape(replicas * self.rows + first, [-1, 1])  # of all groups, [G, 1]
-        end = tf.reshape(tf.repeat((replicas + 1) * self.rows, self.groups), [-1, 1])
+        end = tf.reshape(tf.repeat((replicas + 1) * self.rows, self.groups), [-1, 1])  # [G, 1]
 
         def drawn(place: tf.Tensor) -> tf.Tensor:  # [G, n] places of the groups, among all draws
-            row = first + place % self.group_rows
+            row = first + place % self.group_rows  # [G, n]
             return tf.where(row < end, row, row - self.rows) * views + place // self.group_rows
 
         made = tf.range(in_group)[tf.newaxis]  # places in the order in which they are made
@@ -111,10 +125,10 @@ class Draws:
             made = tf.reshape(tf.transpose(tf.reshape(made, [views, -1])), [1, -1])
         efforts = None if self.by_image else effort(draw)
         if efforts is not None:
-            made = tf.argsort(tf.gather(efforts, drawn(made)), axis=1, stable=True)
-        slots = tf.range(self.parts * self.part_size)
-        place = tf.gather(made, slots % in_group, axis=1)
-        position = drawn(place)
+            made = tf.argsort(tf.gather(efforts, drawn(made)), axis=1, stable=True)  # [G, n]
+        slots = tf.range(self.parts * self.part_size)  # [n], filled up
+        place = tf.gather(made, slots % in_group, axis=1)  # [G or 1, n]
+        position = drawn(place)  # [G, n]
         place = tf.where(slots < in_group, place, slots)
         return Group(
             tf.gather(index, position // views),
@@ -129,7 +143,7 @@ class Draws:
             What was made for the first view of each image, then for the second, and so on.
         """
         rows = self.group_rows
-        whole = tf.dynamic_stitch(tf.split(group.place, len(made)), made)
+        whole = tf.dynamic_stitch(tf.split(group.place, len(made)), made)  # [n, ...]
         whole = tf.ensure_shape(whole, [self.parts * self.part_size, *made[0].shape[1:]])
         return [whole[view * rows : (view + 1) * rows] for view in range(self.views)]
 

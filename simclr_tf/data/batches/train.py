@@ -164,7 +164,7 @@ def drawn_batches(
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard, in_parts=False)
 
     def of_group(group: Group, held: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict]:
-        index = images.rows(group.index[:: draws.views])  # of one part
+        index = images.rows(group.index[:: draws.views])  # [N], of one part
         return images_in(held["images"], index), pack_draw(group.draw)
 
     groups = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
@@ -241,8 +241,8 @@ def _views(
     def make(group: Group, wholes: dict[str, tf.Tensor]) -> tuple[tuple[tf.Tensor, ...], tf.Tensor]:
         index, draw, _ = group
         if "images" in held:
-            planes = wholes["images"]
-            of = tf.cast(held["images"].rows(index), tf.int32)
+            planes = wholes["images"]  # [B, W, C, H]
+            of = tf.cast(held["images"].rows(index), tf.int32)  # [n]
         else:  # files differ in size: they are cropped one by one, and finished together
             windows = read_windows(source, index[:: draws.views], draw.boxes, draws.size)
             planes, of = to_planes(windows), None
@@ -250,7 +250,7 @@ def _views(
         views = draws.in_place(group, made)
         if "masks" in held:
             chosen = tf.gather(wholes["masks"], held["masks"].rows(index))[..., tf.newaxis]
-            masks = apply_masks(chosen, draw, draws.size)[..., 0]
+            masks = apply_masks(chosen, draw, draws.size)[..., 0]  # [n, h, w]
             views += draws.in_place(group, [masks])
         elif masked:
             views += draws.in_place(group, [_read_masks(source, index, draw, draws.size)])
