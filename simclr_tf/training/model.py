@@ -69,8 +69,10 @@ class SimCLR(keras.Model):
         self._compiled_with = kwargs
         self.optimizer.build(self.trainable_variables)
 
-    def get_compile_config(self) -> dict[str, Any]:
+    def get_compile_config(self) -> dict[str, Any] | None:
         """Returns what `compile_from_config` takes: a saved model trains on as it was compiled."""
+        if not self.compiled:
+            return None
         parts = {"optimizer": self.optimizer, "loss": self.contrastive_loss}
         saved = {name: keras.saving.serialize_keras_object(part) for name, part in parts.items()}
         return {**self._compiled_with, **saved}
