@@ -16,6 +16,7 @@ from simclr_tf import data, plots
 from simclr_tf.atomic_write import write_whole
 from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
+from simclr_tf.data.batches.evaluation import images_together
 from simclr_tf.data.images import resize_to_fill
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.feature_files import check_format, write_columns
@@ -30,7 +31,6 @@ from simclr_tf.workflow.pace import Pace
 from simclr_tf.workflow.resume import begin_or_resume
 from simclr_tf.workflow.run import Run, peak_memory_bytes, rounded
 from simclr_tf.workflow.start import start_run
-from simclr_tf.workflow.together import images_together
 from simclr_tf.workflow.weights import adopt_run, check_apart, required_source
 
 TABLE, PICTURE = "neighbours.csv", "plots/neighbours.png"

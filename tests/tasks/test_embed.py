@@ -377,7 +377,7 @@ def test_images_that_no_task_labels_come_last(networks, monkeypatch):
     loaded = task._load_sources(Config())
     assert list(loaded) == ["train", "unlabelled"]
     # Batches that do not end where a split does.
-    monkeypatch.setattr("simclr_tf.workflow.together.MOST_TOGETHER", 2)
+    monkeypatch.setattr("simclr_tf.data.batches.evaluation.MOST_TOGETHER", 2)
     h = task._embed_all(networks[0], loaded, (8, 8), task.Pace(5))
     pixels = np.concatenate(list(images.values())).astype(np.float32) / 255
     np.testing.assert_allclose(h, networks[0].predict(pixels, verbose=0), atol=1e-5)

@@ -23,6 +23,14 @@ from simclr_tf.data.masks import resize_mask_to_fill
 from simclr_tf.data.source import Source
 from simclr_tf.errors import UserError
 
+BATCH_PIXELS = 2**22  # that go through a network together where nothing is trained
+MOST_TOGETHER = 256
+
+
+def images_together(size: Size) -> int:
+    """Returns how many images of a size (h, w) are embedded or classified at once."""
+    return min(max(BATCH_PIXELS // (size[0] * size[1]), 1), MOST_TOGETHER)
+
 
 def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) -> tf.data.Dataset:
     """Makes the batches of evaluation: every image once, in the source's order, not augmented.

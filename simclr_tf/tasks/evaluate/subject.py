@@ -14,13 +14,12 @@ from simclr_tf import data
 from simclr_tf.augment import Recipe
 from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
-from simclr_tf.data.batches.evaluation import plain_batches, view_batches
+from simclr_tf.data.batches.evaluation import images_together, plain_batches, view_batches
 from simclr_tf.errors import UserError
 from simclr_tf.evaluation.features import embed
 from simclr_tf.tasks.embed import check_finite, project
 from simclr_tf.workflow.encoder import load_projection_head
 from simclr_tf.workflow.run import Run
-from simclr_tf.workflow.together import images_together
 
 
 class Features(NamedTuple):

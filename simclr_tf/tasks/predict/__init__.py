@@ -9,8 +9,7 @@ from simclr_tf import data
 from simclr_tf.config.settings import Config
 from simclr_tf.counting import spell_number
 from simclr_tf.tasks.predict.classifier import Classifier
-from simclr_tf.tasks.predict.naming import output_names
-from simclr_tf.tasks.predict.output_folder import OutputFolder
+from simclr_tf.tasks.predict.output import OutputFolder, output_names
 from simclr_tf.tasks.predict.segmenter import Segmenter
 from simclr_tf.tasks.predict.tolerant import tolerate
 from simclr_tf.tasks.predict.trained import Trained, build_model, read_run

@@ -10,12 +10,10 @@ import numpy as np
 import tensorflow as tf
 
 from simclr_tf import plots
-from simclr_tf.data.batches.evaluation import own_size, plain_batches
-from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread
-from simclr_tf.tasks.predict.output_folder import Row
+from simclr_tf.data.batches.evaluation import images_together, own_size, plain_batches
+from simclr_tf.tasks.predict.output import Row, sheet_title, shown_images, shrunk
 from simclr_tf.tasks.predict.work import Work
 from simclr_tf.workflow.pace import Pace
-from simclr_tf.workflow.together import images_together
 
 TOP = 5
 
@@ -56,7 +54,7 @@ class Classifier:
     def report(self) -> dict[str, Any]:
         """Draws the contact sheet and returns the results of the task."""
         good = self.work.source.good()
-        shown = [good[place] for place in spread(len(good))]
+        shown = [good[place] for place in shown_images(len(good))]
         images = [shrunk(self.work.source.read(index)) for index in shown]
         captions = [self._captions[index] for index in shown]
         title = sheet_title(shown, self.work.source)

@@ -15,8 +15,7 @@ from simclr_tf import plots
 from simclr_tf.data.batches.tensors import CORES
 from simclr_tf.evaluation.segmentation import ScaleOf, make_segment, scale_rule
 from simclr_tf.evaluation.tiled_inference import segment_image
-from simclr_tf.tasks.predict.contact_sheet import sheet_title, shrunk, spread
-from simclr_tf.tasks.predict.output_folder import Row
+from simclr_tf.tasks.predict.output import Row, sheet_title, shown_images, shrunk
 from simclr_tf.tasks.predict.work import Work
 from simclr_tf.workflow import datasets
 from simclr_tf.workflow.pace import Pace
@@ -47,7 +46,7 @@ class Segmenter:
         self.tile = None if config.tile_size == (0, 0) else config.tile_size
         self.overlap = config.tile_overlap
         self.pixels = np.zeros(len(trained.class_names), np.int64)
-        self.shown = spread(len(work.source))
+        self.shown = shown_images(len(work.source))
         self._thumbnails: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def predict_all(self, pace: Pace) -> None:

@@ -11,7 +11,7 @@ from simclr_tf.data.check.problems import Problem
 from simclr_tf.data.check.table import spell_problems
 from simclr_tf.data.images import BadFile
 from simclr_tf.errors import UserError
-from simclr_tf.tasks.predict.output_folder import BAD_FILES, OutputFolder
+from simclr_tf.tasks.predict.output import BAD_FILES, OutputFolder
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ import dataclasses
 import keras
 
 from simclr_tf.config.settings import Config
-from simclr_tf.tasks.predict.output_folder import OutputFolder
+from simclr_tf.tasks.predict.output import OutputFolder
 from simclr_tf.tasks.predict.tolerant import Tolerant
 from simclr_tf.tasks.predict.trained import Trained
 
