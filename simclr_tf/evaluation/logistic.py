@@ -76,22 +76,22 @@ def choose_penalty(
     falling = sorted(penalties, reverse=True)
     if not len(held):
         return PenaltyChoice(min(falling, key=lambda p: abs(np.log(p))), None)
-    problem = _Problem(train_features[rest], labels[rest])
-    held_features = problem.standardised(train_features[held])
+    training = _TrainingSet(train_features[rest], labels[rest])
+    held_features = training.standardised(train_features[held])
     models: dict[float, LogisticRegression | None] = {}
     accuracy: dict[float, float] = {}
 
     def follow(penalties: list[float]) -> None:
         for penalty in penalties:
             stronger = min((p for p in models if p > penalty), default=None)
-            models[penalty] = problem.fit(
+            models[penalty] = training.fit(
                 penalty,
                 CHOICE_ITERATIONS,
                 CHOICE_TOLERANCE,
                 start=None if stronger is None else models[stronger],
             )
-            likely = problem.log_probabilities(models[penalty], held_features)
-            predicted = problem.classes[likely.argmax(axis=1)]
+            likely = training.log_probabilities(models[penalty], held_features)
+            predicted = training.classes[likely.argmax(axis=1)]
             accuracy[penalty] = float(np.mean(predicted == labels[held]))
 
     last = len(falling) - 1
@@ -137,10 +137,10 @@ def logistic_scores(
             f"Expected labels in 0..{num_classes - 1}, got {labels.min()}..{labels.max()}. "
             "Pass num_classes to match."
         )
-    problem = _Problem(train_features, labels)
-    model = problem.fit(penalty, max_iterations, TOLERANCE)
+    training = _TrainingSet(train_features, labels)
+    model = training.fit(penalty, max_iterations, TOLERANCE)
     scores = np.full((len(features), num_classes), -np.inf, np.float32)
-    scores[:, problem.classes] = problem.log_probabilities(model, problem.standardised(features))
+    scores[:, training.classes] = training.log_probabilities(model, training.standardised(features))
     return scores
 
 
@@ -180,7 +180,7 @@ def _best(accuracy: dict[float, float]) -> float:
     return max(accuracy, key=lambda penalty: (accuracy[penalty], penalty))
 
 
-class _Problem:
+class _TrainingSet:
     """Training features and labels, to be fitted at any penalty.
 
     Attributes:

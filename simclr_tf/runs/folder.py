@@ -75,7 +75,7 @@ class RunFolder:
 
         A folder is a run's if it holds the run's `config.yaml`; what the task would write and no
         run has written is the user's. Nothing is removed yet: a run that fails before its first
-        step costs nobody the one before. Hold the folder (`hold_folder`) from before this on.
+        step costs nobody the one before. Hold the folder (`lock_folder`) from before this on.
 
         Args:
             task: The task of the run.

@@ -28,7 +28,7 @@ Holder = dict[str, Any]
 
 
 @contextlib.contextmanager
-def hold_folder(folder: Path, *, task: str, flag: str) -> Iterator[None]:
+def lock_folder(folder: Path, *, task: str, flag: str) -> Iterator[None]:
     """Holds a folder, made where it does not exist, for the length of the block.
 
     Args:

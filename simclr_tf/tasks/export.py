@@ -16,7 +16,7 @@ from simclr_tf.interop import model_card
 from simclr_tf.interop.export_formats import NAMES, Exported, save
 from simclr_tf.interop.stock_layers import folded_head
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.runs.lock import hold_folder
+from simclr_tf.runs.lock import lock_folder
 from simclr_tf.tasks import predict
 from simclr_tf.training.execution import choose_execution, print_execution
 from simclr_tf.workflow.disk import naming_the_way_on
@@ -81,7 +81,7 @@ def run(config: Config) -> dict[str, Any]:
     exported, origin = _load_model(config) if config.export_of == "model" else _load_encoder(config)
     folder = _folder(config, origin)
     with (
-        hold_folder(folder, task=config.task, flag="export_path"),
+        lock_folder(folder, task=config.task, flag="export_path"),
         naming_the_way_on(config, RunFolder(folder)),
     ):
         name = _write(config, exported, origin, folder)

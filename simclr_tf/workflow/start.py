@@ -19,7 +19,7 @@ from simclr_tf.data.batches.tensors import one_thread_an_operation
 from simclr_tf.data.images import limit_pixels
 from simclr_tf.errors import UserError
 from simclr_tf.runs.folder import RunFolder
-from simclr_tf.runs.lock import hold_folder
+from simclr_tf.runs.lock import lock_folder
 from simclr_tf.training import distribution
 from simclr_tf.training.callbacks.tracking import Tracking
 from simclr_tf.training.execution import (
@@ -121,7 +121,7 @@ def _open_folder(config: Config) -> Iterator[RunFolder]:
     folder = RunFolder(config.save_path, keep_checkpoints=config.keep_checkpoints)
     folder.task()  # one of another version of the format is left as it is
     with (
-        hold_folder(folder.path, task=config.task, flag=config.save_flag),
+        lock_folder(folder.path, task=config.task, flag=config.save_flag),
         naming_the_way_on(config, folder),
     ):
         folder.begin(

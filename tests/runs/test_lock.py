@@ -14,19 +14,19 @@ import pytest
 import main
 from simclr_tf.errors import UserError
 from simclr_tf.runs import lock
-from simclr_tf.runs.lock import NAME, hold_folder
+from simclr_tf.runs.lock import NAME, lock_folder
 
 HOLD = """
 import pathlib, sys, time
-from simclr_tf.runs.lock import hold_folder
-with hold_folder(pathlib.Path(sys.argv[1]), task="pretrain", flag="pretrain_save_path"):
+from simclr_tf.runs.lock import lock_folder
+with lock_folder(pathlib.Path(sys.argv[1]), task="pretrain", flag="pretrain_save_path"):
     print("held", flush=True)
     time.sleep(100)
 """
 
 
 def hold(folder, task="pretrain"):
-    return hold_folder(folder, task=task, flag="pretrain_save_path")
+    return lock_folder(folder, task=task, flag="pretrain_save_path")
 
 
 def refuse_locks(monkeypatch):

@@ -27,7 +27,7 @@ from simclr_tf.interop import export_formats
 from simclr_tf.interop.torch_names import to_torch
 from simclr_tf.models import classifier_head, decoder_variables, unet
 from simclr_tf.runs.checkpoints import Checkpoints, named_variables, read_arrays
-from simclr_tf.runs.lock import hold_folder
+from simclr_tf.runs.lock import lock_folder
 from simclr_tf.tasks import export
 from simclr_tf.workflow.encoder import build_encoder
 from simclr_tf.workflow.weights import adopt_encoder, pretrained_source
@@ -315,7 +315,7 @@ def test_a_full_disk_leaves_the_export_that_was_there(tmp_path, capsys, format):
 def test_one_export_at_a_time_writes_into_a_folder(tmp_path, capsys):
     write_run(tmp_path / "run", "pretrain")
     folder = tmp_path / "run" / "export" / "safetensors"
-    with hold_folder(folder, task="export", flag="export_path"):
+    with lock_folder(folder, task="export", flag="export_path"):
         assert exported(tmp_path / "run", "pretrain", "safetensors", "--overwrite") == 2
     error = capsys.readouterr().err
     assert "got --task=export, process" in error and "--export_path" in error
