@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -42,3 +43,38 @@ def for_each(names: str | tuple[str, ...], cases: Iterable[Any]) -> Callable[[Ca
         return of_all
 
     return decorate
+
+
+def pairs(**axes: Iterable[Any]) -> pytest.MarkDecorator:
+    """As a cross of `pytest.mark.parametrize` over the axes, but of few cases.
+
+    Every value of an axis occurs with every value of each other axis, not with all combinations of
+    these: a fault that takes two of the values to show is found. `a__b` is an axis of pairs (a, b).
+    """
+    names = list(axes)
+    values = [list(axis) for axis in axes.values()]
+    wanted = {
+        ((i, x), (j, y))
+        for i, j in itertools.combinations(range(len(values)), 2)
+        for x in range(len(values[i]))
+        for y in range(len(values[j]))
+    }
+    every = list(itertools.product(*(range(len(axis)) for axis in values)))
+    pairs_of = {case: set(itertools.combinations(enumerate(case), 2)) for case in every}
+    chosen = []
+    while wanted:  # the case that has the most pairs which none before it has
+        best = max(every, key=functools.partial(_count_new, wanted, pairs_of))
+        wanted -= pairs_of[best]
+        chosen.append([values[i][x] for i, x in enumerate(best)])
+    flat = [name for axis in names for name in axis.split("__")]
+    cases = []
+    for case in chosen:
+        row = []
+        for axis, value in zip(names, case, strict=True):
+            row += value if "__" in axis else [value]
+        cases.append(tuple(row))
+    return pytest.mark.parametrize(flat, cases)
+
+
+def _count_new(wanted: set, pairs_of: dict[tuple, set], case: tuple) -> int:
+    return len(wanted & pairs_of[case])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tables import pairs
 
 from simclr_tf.augment import (
     Recipe,
@@ -111,9 +112,7 @@ def drawn():
     return images, of, draw
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("form", [lambda f: f, tf.function], ids=["eager", "graph"])
-@pytest.mark.parametrize("parts", [1, 3, 12])
+@pairs(dtype=["float32", "bfloat16"], form=[lambda f: f, tf.function], parts=[1, 3, 12])
 def test_views_in_parts_that_leave_out_what_is_not_drawn_are_the_same(drawn, parts, form, dtype):
     images, of, draw = drawn
     expected = apply_views(tf.gather(images, of), draw, (32, 36), dtype)

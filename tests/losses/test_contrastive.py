@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tables import pairs
 from tiny import loss_and_gradient, policy, tiny_simclr, tiny_views
 
 from simclr_tf.losses.contrastive import NTXent, nt_xent
@@ -21,10 +22,9 @@ def rows(count, width, dtype="float32", seed=0):
     return tf.cast(z, dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
-@pytest.mark.parametrize("temperature", [0.07, 0.5, 1.0])
-@pytest.mark.parametrize(("count", "width"), SHAPES)
+@pairs(
+    dtype=TOLERANCE, similarity=["cosine", "dot"], temperature=[0.07, 0.5, 1.0], count__width=SHAPES
+)
 def test_agrees_with_the_papers_loop(count, width, temperature, similarity, dtype):
     z = rows(count, width, dtype)
     contrast, gradient = loss_and_gradient(z, temperature=temperature, similarity=similarity)
@@ -116,9 +116,7 @@ def test_accuracy_counts_the_anchors_whose_positive_is_nearest():
     assert nt_xent(half, temperature=0.1).accuracy == 0.5
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("temperature", [0.01, 0.1])
-@pytest.mark.parametrize("scale", [1e-4, 6e4])
+@pairs(dtype=["float16", "bfloat16", "float32"], temperature=[0.01, 0.1], scale=[1e-4, 6e4])
 def test_finite_at_low_temperature_and_extreme_values(dtype, temperature, scale):
     z = np.random.default_rng(0).choice([-1.0, 1.0], (6, 32)) * scale
     z[3] = -z[0]  # a positive at the other end of the sphere

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import tensorflow as tf
+from tables import pairs
 from tiny import loss_and_gradient
 
 from simclr_tf.losses import contrastive, contrastive_streaming
@@ -16,8 +17,8 @@ CLOSE = 1e-5  # relative, in float32
 
 
 @pytest.fixture
-def tile(request, monkeypatch):
-    monkeypatch.setattr(contrastive_streaming, "TILE", getattr(request, "param", 4))
+def tile(monkeypatch):
+    monkeypatch.setattr(contrastive_streaming, "TILE", 4)
 
 
 def rows(count, dtype="float32", seed=0, width=WIDTH):
@@ -35,10 +36,9 @@ def assert_same(ours, theirs, tolerance=CLOSE):
     assert np.abs(gradient - slope).max() <= tolerance * np.abs(slope).max()
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.1, 1.0])
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
-@pytest.mark.parametrize(("count", "tile"), SIZES, indirect=["tile"])
-def test_agrees_with_dense(count, tile, similarity, temperature):
+@pairs(temperature=[0.01, 0.1, 1.0], similarity=["cosine", "dot"], count__side=SIZES)
+def test_agrees_with_dense(monkeypatch, count, side, similarity, temperature):
+    monkeypatch.setattr(contrastive_streaming, "TILE", side)
     arguments = {"temperature": temperature, "similarity": similarity}
     streaming = loss_and_gradient(rows(count), **arguments, streaming=True)
     assert_same(streaming, loss_and_gradient(rows(count), **arguments, streaming=False))
@@ -123,9 +123,7 @@ def test_of_equal_candidates_the_first_is_the_most_similar(tile, order):
     assert streaming.accuracy == dense.accuracy < 0.8
 
 
-@pytest.mark.parametrize("temperature", [0.01, 1.0])
-@pytest.mark.parametrize("scale", [0.0, 1e-4, 1e3, 6e4])
-@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+@pairs(temperature=[0.01, 1.0], scale=[0.0, 1e-4, 1e3, 6e4], similarity=["cosine", "dot"])
 def test_extreme_values_are_finite(tile, similarity, scale, temperature):
     z = np.random.default_rng(0).choice([-1.0, 1.0], (10, WIDTH)) * scale
     z[5] = -z[0]  # a positive at the other end of the sphere

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tables import pairs
 
 from simclr_tf.losses.segmentation import PixelLoss, balanced_weights, pixel_loss
 
@@ -104,10 +105,9 @@ def test_the_reference_gradient_is_that_of_its_value():
         np.testing.assert_allclose((ahead - behind) / 2e-5, (gradient * direction).sum(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize(
-    ("ignore_label", "ignored"),
-    [
+@pairs(
+    settings=SETTINGS,
+    ignore_label__ignored=[
         (None, ()),
         (255, (255, 255, 255)),
         (CLASSES, (CLASSES,)),
@@ -116,8 +116,8 @@ def test_the_reference_gradient_is_that_of_its_value():
         (255, ()),  # nothing to ignore
         (255, (255,) * math.prod(SHAPE)),
     ],
+    compiled=[False, True],
 )
-@pytest.mark.parametrize("compiled", [False, True])
 def test_agrees_with_the_reference(compiled, ignore_label, ignored, settings):
     masks, logits = pixels(ignored)
     loss = PixelLoss(CLASSES, ignore_label=ignore_label, **settings)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tables import pairs
 
 from simclr_tf.models import BatchNormalization, cross_replica
 from simclr_tf.models.fused_normalization import compiled_by_xla
@@ -63,9 +64,7 @@ def assert_close(found, expected, share):
     assert np.all(np.abs(found - expected) <= share * most), np.abs(found - expected).max(rows)
 
 
-@pytest.mark.parametrize("xla", [False, True], ids=["kernel", "xla"])
-@pytest.mark.parametrize("dtype", ROUNDING)
-@pytest.mark.parametrize(("mean", "std"), CASES)
+@pairs(xla=[False, True], dtype=ROUNDING, mean__std=CASES)
 def test_training_with_a_mean_far_from_0(mean, std, dtype, xla):
     norm = layer_of(dtype)
     (x, dy), (x64, dy64) = draw(mean, std, dtype)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import reference
 import tensorflow as tf
+from tables import pairs
 from tiny import norms, policy, tiny_encoder, tiny_simclr, tiny_views
 
 from simclr_tf.losses.contrastive import NTXent
@@ -57,9 +58,11 @@ def test_published_parameter_counts(depth, stem):
     assert trainable(resnet(depth, stem=stem)) == PUBLISHED[depth, stem]
 
 
-@pytest.mark.parametrize("width_multiplier", [0.125, 0.25, 0.5])
-@pytest.mark.parametrize("depthwise", [False, True])
-@pytest.mark.parametrize(("depth", "stem"), [(18, "small"), (34, "imagenet"), (50, "small")])
+@pairs(
+    width_multiplier=[0.125, 0.25, 0.5],
+    depthwise=[False, True],
+    depth__stem=[(18, "small"), (34, "imagenet"), (50, "small")],
+)
 def test_parameter_counts_of_other_widths(depth, stem, depthwise, width_multiplier):
     arguments = {"stem": stem, "width_multiplier": width_multiplier, "depthwise": depthwise}
     model = resnet(depth, **arguments)

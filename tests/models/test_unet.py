@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tables import pairs
 from tiny import norms, policy
 
 from simclr_tf.models import decoder_variables, resnet, unet
@@ -166,9 +167,7 @@ def let_through(model, source):
             identity(layer)
 
 
-@pytest.mark.parametrize("size", [(32, 64), (33, 47), (19, 50), (63, 2)])
-@pytest.mark.parametrize("halved", [False, True])
-@pytest.mark.parametrize("source", STAGES)
+@pairs(size=[(32, 64), (33, 47), (19, 50), (63, 2)], halved=[False, True], source=STAGES)
 def test_every_pixel_sees_the_place_where_it_lies(source, halved, size):
     model = unet(subsampling_encoder(halved), 3)
     let_through(model, source)
