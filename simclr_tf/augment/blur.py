@@ -54,13 +54,16 @@ def blur_rows(padded: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
         before, after = BLUR_RADIUS - distance, BLUR_RADIUS + distance
         pair = padded[:, before : before + length] + padded[:, after : after + length]  # [N, L, K]
         total += tap[..., tf.newaxis] * pair  # [N, L, K]
-        weight += tap * tf.cast(position >= distance, tf.float32)
+        weight += tap * tf.cast(position >= distance, tf.float32)  # [N, L]
         weight += tap * tf.cast(position < length - distance, tf.float32)
     return total * (1.0 / weight)[..., tf.newaxis]
 
 
 def gaussian_blur(images: tf.Tensor, sigma: tf.Tensor) -> tf.Tensor:
     """Blurs each image with its own width.
+
+    Example:
+        >>> blurred = gaussian_blur(images, sigma=tf.fill([len(images)], 1.5))
 
     Args:
         images: float [N, H, W, C], H, W and C static.

@@ -75,7 +75,7 @@ def draw_colour(
     if in_order:
         order_seed = tf.random.experimental.stateless_fold_in(seed, 1, alg="philox")
         keys = tf.random.stateless_uniform([count, 4], order_seed, alg="philox")  # [N, 4]
-        order = tf.argsort(keys, axis=1)  # a permutation of 0..3 per image
+        order = tf.argsort(keys, axis=1)  # int32 [N, 4], a permutation of 0..3 per image
     return ColourDraw(factor(draws[1]), factor(draws[2]), factor(draws[3]), hue, gray, order)
 
 
@@ -87,7 +87,7 @@ def colour_matrix(draw: ColourDraw) -> tf.Tensor:
     # Gray is saturation 0. Each row of `luma` is the luma of the pixel.
     saturation = (draw.saturation * (1.0 - draw.gray))[:, tf.newaxis, tf.newaxis]  # [N, 1, 1]
     luma = np.tile(LUMA, (3, 1))  # [3, 3]
-    saturate = saturation * np.eye(3, dtype=np.float32) + (1.0 - saturation) * luma
+    saturate = saturation * np.eye(3, dtype=np.float32) + (1.0 - saturation) * luma  # [N, 3, 3]
     gain = (draw.brightness * draw.contrast)[:, tf.newaxis, tf.newaxis]  # [N, 1, 1]
     return gain * tf.matmul(saturate, hue)
 
@@ -119,8 +119,13 @@ def mix_colours(channels: list[tf.Tensor], draw: ColourDraw, mean: tf.Tensor) ->
 
 
 def apply_colour(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
-    """Distorts the colours of each image: float [N, H, W, C] in [0, 1], the same out, clipped."""
+    """Distorts the colours of each image: float [N, H, W, C] in [0, 1], the same out, clipped.
+
+    Example:
+        >>> draw = draw_views(Recipe(), len(images), seed=0, step=0, size=(32, 32))
+        >>> coloured = apply_colour(images, draw.colour)
+    """
     pixels = tf.cast(images, tf.float32)  # [N, H, W, C]
     mean = tf.reduce_mean(pixels, axis=[1, 2])  # [N, C]
-    mixed = tf.stack(mix_colours(tf.unstack(pixels, axis=-1), draw, mean), axis=-1)
+    mixed = tf.stack(mix_colours(tf.unstack(pixels, axis=-1), draw, mean), axis=-1)  # [N, H, W, C]
     return tf.cast(tf.clip_by_value(mixed, 0, 1), images.dtype)

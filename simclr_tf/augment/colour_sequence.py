@@ -15,6 +15,11 @@ from simclr_tf.augment.colour import LUMA, ColourDraw
 def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
     """Distorts the colours of each image in its own order.
 
+    Example:
+        >>> recipe = Recipe(jitter_mode="reference")
+        >>> draw = draw_views(recipe, len(images), seed=0, step=0, size=(32, 32))
+        >>> coloured = apply_colour_in_order(images, draw.colour)
+
     Args:
         images: float [N, H, W, C] in [0, 1]. Where C is not 3, saturation, hue and gray are none.
         draw: Parameters of N images, with `order`: 0 brightness, 1 contrast, 2 saturation, 3 hue.
@@ -33,12 +38,12 @@ def apply_colour_in_order(images: tf.Tensor, draw: ColourDraw) -> tf.Tensor:
         operation = draw.order[:, place, tf.newaxis, tf.newaxis, tf.newaxis]  # [N, 1, 1, 1]
         mean = tf.reduce_mean(pixels, axis=[1, 2], keepdims=True)  # [N, 1, 1, C]
         # All four of every image, one of them kept: images differ in order, a batch has one graph.
-        lightened = pixels * tf.where(operation == 0, brightness, 1.0)
-        contrasted = (pixels - mean) * contrast + mean
+        lightened = pixels * tf.where(operation == 0, brightness, 1.0)  # [N, H, W, C]
+        contrasted = (pixels - mean) * contrast + mean  # [N, H, W, C]
         shifted = pixels
         if coloured:
             own_hue, own_saturation, value = rgb_to_hsv(pixels)  # [N, H, W, 1] each
-            scaled = tf.where(operation == 2, saturation, 1.0) * own_saturation
+            scaled = tf.where(operation == 2, saturation, 1.0) * own_saturation  # [N, H, W, 1]
             turned = tf.math.floormod(own_hue + tf.where(operation == 3, hue, 0.0), 1.0)
             shifted = tf.image.hsv_to_rgb(
                 tf.concat([turned, tf.clip_by_value(scaled, 0, 1), value], axis=-1)

@@ -54,13 +54,13 @@ def draw_boxes(
         tf.random.experimental.stateless_split(seed, 3, alg="philox")
     )
     flip = tf.random.stateless_uniform([count], flip_seed, alg="philox") < flip_prob  # [N]
-    flip = tf.cast(flip, tf.float32)
+    flip = tf.cast(flip, tf.float32)  # [N]
     if not crop:
         zero, one = tf.zeros([count]), tf.ones([count])
         return Boxes(zero, zero, one, one, flip)
 
     tries = tf.random.stateless_uniform([2, count, CROP_TRIES], shape_seed, alg="philox")
-    place = tf.random.stateless_uniform([2, count], place_seed, alg="philox")
+    place = tf.random.stateless_uniform([2, count], place_seed, alg="philox")  # [2, N]
     aspect = tf.broadcast_to(tf.cast(aspect, tf.float32), [count])  # [N]
     top, left, height, width = _place_windows(tries, place, aspect, area_min)
     return Boxes(top, left, height, width, flip)
@@ -81,7 +81,7 @@ def _place_windows(
     area = area_min + (1.0 - area_min) * tries[0]  # [N, tries]
     low, high = math.log(ASPECT_RANGE[0]), math.log(ASPECT_RANGE[1])
     ratio = tf.exp(low + (high - low) * tries[1])  # [N, tries]
-    relative = ratio / aspect[:, tf.newaxis]  # ratio of the shares of the sides
+    relative = ratio / aspect[:, tf.newaxis]  # [N, tries], ratio of the shares of the sides
     heights = tf.sqrt(area / relative)  # [N, tries]
     widths = tf.sqrt(area * relative)
     fits = (heights <= 1.0) & (widths <= 1.0)  # [N, tries]

@@ -31,7 +31,12 @@ def draw_squares(
 
 
 def cutout(images: tf.Tensor, squares: Squares) -> tf.Tensor:
-    """Sets the square of each image to mid-gray, 0.5 (arXiv 1708.04552)."""
+    """Sets the square of each image to mid-gray, 0.5 (arXiv 1708.04552).
+
+    Example:
+        >>> draw = draw_views(Recipe(cutout=True), len(images), seed=0, step=0, size=(32, 32))
+        >>> holed = cutout(images, draw.squares)
+    """
 
     def inside(start: tf.Tensor, length: int) -> tf.Tensor:
         position = tf.range(length, dtype=tf.float32)[tf.newaxis, :]  # [1, L]

@@ -46,7 +46,7 @@ def standard_normal(key: tf.Tensor, shape: tuple[int, ...]) -> tf.Tensor:
         float32 [N, *shape].
     """
     count = math.prod(shape)
-    position = tf.range((count + 1) // 2, dtype=tf.int32)  # [count / 2]
+    position = tf.range((count + 1) // 2, dtype=tf.int32)  # [count / 2], rounded up
     position = tf.bitcast(position, tf.uint32)[tf.newaxis]  # [1, count / 2]
     # An odd factor and an offset per image: a Weyl sequence of its own, made random by the
     # finaliser of MurmurHash3.
@@ -78,6 +78,10 @@ def noise_of(draw: NoiseDraw, shape: tuple[int, ...]) -> tf.Tensor:
 
 def add_noise(images: tf.Tensor, draw: NoiseDraw) -> tf.Tensor:
     """Adds Gaussian noise to float [N, H, W, C], independent per pixel and channel, and clips it.
+
+    Example:
+        >>> draw = draw_views(Recipe(noise=True), len(images), seed=0, step=0, size=(32, 32))
+        >>> noisy = add_noise(images, draw.noise)
 
     Returns the shape and dtype of `images`, in [0, 1].
     """

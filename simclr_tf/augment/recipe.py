@@ -1,4 +1,4 @@
-"""What is drawn for a view: the switches and strengths of the augmentation, and nothing that runs.
+"""Recipe of a view: the switches and strengths of its augmentation, and nothing that runs.
 
 This module imports no TensorFlow, so that the command line can read its defaults at once.
 """
@@ -17,6 +17,9 @@ JITTER_MODES = ("fused", "reference")
 @dataclass(frozen=True)
 class Recipe:
     """The random transformations of a view (arXiv 2002.05709, section 3 and appendix A).
+
+    Example:
+        >>> recipe = Recipe(strength=1.0, rotate=True, crop_area_min=0.2)
 
     Each operation is a switch and a probability per image. Geometry comes first (crop, flip,
     rotation), then colour, then blur, noise and cutout.

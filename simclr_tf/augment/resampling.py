@@ -10,6 +10,16 @@ instructions, look-up included; in between the image is turned:
     turned                      [n, H, C, w]
     rows                        [n, h, C, w]
 
+An axis of 8 pixels becomes one of 4: the shares of the rows that are summed, each row with all that
+lies behind it, [K]. The kernel is as wide as two steps of the view; cut at an edge, it is
+renormalised. Each tap takes one source row for every row of all views, which is one look-up:
+
+    source rows      0    1    2    3    4    5    6    7
+    view, row 0     3/7  3/7  1/7
+          row 1          1/8  3/8  3/8  1/8
+          row 2                    1/8  3/8  3/8  1/8
+          row 3                              1/7  3/7  3/7
+
 The blur of an axis follows when the axis is resampled, while it comes first. Each step is an XLA
 computation with one result: of several together XLA makes no vector instructions on a CPU, and what
 is turned within a sum is read number by number.
@@ -126,18 +136,18 @@ def _along(
     if source <= target:  # no window shrinks
         left = tf.floor(middle)  # [n, b]
         near, far = take(left), take(left + 1.0)  # [n, b, K]
-        made = near + (far - near) * (middle - left)[..., tf.newaxis]
+        made = near + (far - near) * (middle - left)[..., tf.newaxis]  # [n, b, K]
     else:
         scale = tf.maximum(extent * (source / target), 1.0)[:, tf.newaxis]  # [n, 1]
-        per_pixel = 1.0 / scale
-        begins = tf.floor(middle - scale) + 1.0  # the triangle spans (middle -+ scale)
+        per_pixel = 1.0 / scale  # [n, 1]
+        begins = tf.floor(middle - scale) + 1.0  # [n, b]; the triangle spans middle -+ scale
         made, weight = 0.0, 0.0
         for tap in range(math.ceil(2 * source / target)):
             pixel = begins + tap  # [n, b]
             share = tf.maximum(1.0 - tf.abs(pixel - middle) * per_pixel, 0.0)  # [n, b]
             share = tf.where((pixel >= 0) & (pixel < source), share, 0.0)
             made += share[..., tf.newaxis] * take(pixel)  # [n, b, K]
-            weight += share
+            weight += share  # [n, b]
         made *= (1.0 / tf.where(inside > 0.0, weight, 1.0))[..., tf.newaxis]
     return made * inside[:, tf.newaxis] if beyond else round_to(made, dtype)
 
@@ -177,6 +187,10 @@ def turn(planes: tf.Tensor, dtype: tf.DType | None = None) -> tf.Tensor:
 
 def crop_resize(images: tf.Tensor, boxes: Boxes, size: Size) -> tf.Tensor:
     """Cuts each image's window out, resizes it to `size` and mirrors it where drawn.
+
+    Example:
+        >>> draw = draw_views(Recipe(), len(images), seed=0, step=0, size=(32, 32))
+        >>> crops = crop_resize(images, draw.boxes, (32, 32))
 
     Args:
         images: uint8 or float [N, H, W, C], of one size; H and W static.

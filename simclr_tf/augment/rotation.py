@@ -21,6 +21,9 @@ def rotate(
 ) -> tf.Tensor:
     """Turns each image counter-clockwise about its centre.
 
+    Example:
+        >>> turned = rotate(images, tf.fill([len(images)], 15.0))
+
     Args:
         images: [N, H, W, C], any dtype, H and W static.
         degrees: float32 [N].
@@ -51,9 +54,9 @@ def rotate(
         # Halves go up: to even, a quarter turn would drop and repeat every other line of a mask.
         return take(*(tf.cast(tf.floor(s + 0.5), tf.int32) for s in (source_y, source_x)))
     top, left = tf.floor(source_y), tf.floor(source_x)  # [N, H, W]
-    down = tf.cast(source_y - top, images.dtype)[..., tf.newaxis]  # weight of the lower row
+    down = tf.cast(source_y - top, images.dtype)[..., tf.newaxis]  # [N, H, W, 1], of the lower row
     right = tf.cast(source_x - left, images.dtype)[..., tf.newaxis]  # [N, H, W, 1]
-    row, column = tf.cast(top, tf.int32), tf.cast(left, tf.int32)
+    row, column = tf.cast(top, tf.int32), tf.cast(left, tf.int32)  # int32 [N, H, W]
     upper = take(row, column) * (1 - right) + take(row, column + 1) * right  # [N, H, W, C]
     lower = take(row + 1, column) * (1 - right) + take(row + 1, column + 1) * right
     return upper * (1 - down) + lower * down

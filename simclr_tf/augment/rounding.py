@@ -1,4 +1,4 @@
-"""From float32 to the number format of the views."""
+"""Rounding from float32 to the number format of the views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole recipe: draw all parameters of a batch, then apply them.
+"""Views by a whole recipe: all parameters of a batch are drawn, then applied.
 
 Drawing and applying are separate, so that a test can hand in exact parameters, the host can draw
 what the device applies, and a mask can get the geometry of its image.
@@ -37,7 +37,12 @@ from simclr_tf.seeds import stream_seed
 
 
 class Draw(NamedTuple):
-    """Every random parameter of N views; None where the recipe has the operation switched off."""
+    """Every random parameter of N views; None where the recipe has the operation switched off.
+
+    Example:
+        >>> draw = draw_views(Recipe(), 64, seed=0, step=0, size=(32, 32))
+        >>> share = draw.boxes.height * draw.boxes.width  # [64], of the image that a crop covers
+    """
 
     boxes: Boxes
     degrees: tf.Tensor | None
@@ -58,6 +63,9 @@ def draw_views(
     stream: str = "views",
 ) -> Draw:
     """Draws the parameters of `count` views.
+
+    Example:
+        >>> draw = draw_views(Recipe(), 2 * len(images), seed=0, step=0, size=(32, 32))
 
     Args:
         recipe: The operations and their strengths.
@@ -111,6 +119,9 @@ def map_draw(function: Callable[[tf.Tensor], tf.Tensor], draw: Draw) -> Draw:
 def pack_draw(draw: Draw) -> dict[str, tf.Tensor]:
     """Names the tensors of a draw, such as "boxes/top", and leaves out what is switched off.
 
+    Example:
+        >>> top = pack_draw(draw)["boxes/top"]  # [N]
+
     A batch that is copied to a device consists of tensors alone.
     """
     packed: dict[str, tf.Tensor] = {}
@@ -121,7 +132,11 @@ def pack_draw(draw: Draw) -> dict[str, tf.Tensor]:
 
 
 def unpack_draw(packed: Mapping[str, tf.Tensor]) -> Draw:
-    """Undoes `pack_draw`."""
+    """Undoes `pack_draw`.
+
+    Example:
+        >>> draw = unpack_draw(pack_draw(draw))
+    """
     kinds = {"boxes": Boxes, "colour": ColourDraw, "noise": NoiseDraw, "squares": Squares}
     parts: dict[str, Any] = {}
     for name in Draw._fields:
@@ -135,6 +150,10 @@ def apply_views(
     images: tf.Tensor, draw: Draw, size: Size, dtype: tf.DType | str = tf.float32
 ) -> tf.Tensor:
     """Makes one view of each image from drawn parameters: `make_views` with a single view.
+
+    Example:
+        >>> draw = draw_views(Recipe(), len(images), seed=0, step=0, size=(32, 32))
+        >>> views = apply_views(images, draw, (32, 32))
 
     Returns:
         [N, h, w, C] of `dtype` in [0, 1].
@@ -153,6 +172,10 @@ def make_views(
     compiles: bool = True,
 ) -> tuple[tf.Tensor, ...]:
     """Makes several views of each image from drawn parameters.
+
+    Example:
+        >>> draw = draw_views(Recipe(), 2 * len(images), seed=0, step=0, size=(32, 32))
+        >>> first, second = make_views(images, draw, (32, 32))
 
     Where colours are jittered in the reference's order, blur comes after them as it does there;
     where they are fused, it comes before them, with the crop, and the clip is the only difference.
@@ -272,7 +295,7 @@ def _make(
     def resampled(sigma: tf.Tensor | None) -> tf.Tensor:
         if middle is not None:
             return resample(planes, own, draw.boxes, middle, size, sigma=sigma, dtype=dtype)
-        pixels = turn(own, dtype)
+        pixels = turn(own, dtype)  # [n, h, C, w]
         return pixels if sigma is None else blur_planes(pixels, sigma, dtype)
 
     sigma = _sigma_of_crop(draw)
@@ -283,7 +306,7 @@ def _make(
 
     def finished(pixels: tf.Tensor, axis: int) -> tf.Tensor:
         fused = draw.colour is not None and not _in_order(draw)
-        sums = _sums(pixels) if fused else None
+        sums = _sums(pixels) if fused else None  # [n, C, w] or [n, w, C]
 
         def finish(noise: NoiseDraw | None) -> tf.Tensor:
             added = None
@@ -339,6 +362,10 @@ def _in_order(draw: Draw) -> bool:
 
 def apply_masks(masks: tf.Tensor, draw: Draw, size: Size) -> tf.Tensor:
     """Gives masks the geometry of their images' views: the same windows, flips and angles.
+
+    Example:
+        >>> draw = draw_views(Recipe(), len(images), seed=0, step=0, size=(32, 32))
+        >>> views, turned = apply_views(images, draw, (32, 32)), apply_masks(masks, draw, (32, 32))
 
     Args:
         masks: Labels [N, H, W, 1] of any integer dtype, of the images' size.

@@ -1,1 +1,1 @@
-"""What a step is given: batches of images, views, labels and masks."""
+"""Batches that a step is given: images, views, labels and masks."""

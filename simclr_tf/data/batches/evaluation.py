@@ -35,6 +35,9 @@ def images_together(size: Size) -> int:
 def plain_batches(source: Source, *, batch_size: int, size: Size | None = None) -> tf.data.Dataset:
     """Makes the batches of evaluation: every image once, in the source's order, not augmented.
 
+    Example:
+        >>> batches = plain_batches(source, batch_size=256, size=(32, 32))
+
     An image of another size is cut to the target's aspect about its centre and resized with
     antialiasing. Returns batches float32 [<= N, h, w, 3] in [0, 1]; the last may be shorter.
     """
@@ -86,8 +89,8 @@ def plain_masked_batches(
 
     def pair(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         image, mask = read_by_numpy(read, [index], [tf.uint8, tf.uint8])
-        image = tf.ensure_shape(image, [None, None, source.channels])
-        mask = tf.ensure_shape(mask, [None, None])
+        image = tf.ensure_shape(image, [None, None, source.channels])  # [H, W, C]
+        mask = tf.ensure_shape(mask, [None, None])  # [H, W]
         return tf.cast(image, tf.float32) / 255.0, mask
 
     together = 1 if size is None and source.image_size is None else batch_size
@@ -144,12 +147,12 @@ def centre_boxes(count: int | tf.Tensor, aspect: tf.Tensor | float, size: Size) 
 
     Args:
         count: N.
-        aspect: Width over height of the images in pixels.
+        aspect: Width over height of the images in pixels, a scalar.
         size: (h, w) that the windows will be resized to.
     """
-    relative = (size[1] / size[0]) / tf.cast(aspect, tf.float32)  # [] or [N]
+    relative = (size[1] / size[0]) / tf.cast(aspect, tf.float32)  # []
     height = tf.fill([count], tf.minimum(1.0, 1.0 / relative))  # [N]
-    width = tf.fill([count], tf.minimum(1.0, relative))
+    width = tf.fill([count], tf.minimum(1.0, relative))  # [N]
     return Boxes((1.0 - height) / 2, (1.0 - width) / 2, height, width, tf.zeros([count]))
 
 

@@ -1,4 +1,15 @@
-"""The order of the data: which images a step trains on, by (seed, step) alone."""
+"""Order of the data: which images a step trains on, by (seed, step) alone.
+
+Each epoch has a permutation of its own, of which a step takes the next `batch_size` images. What
+fills no batch at the end is left out. A set of 7 images in batches of 2, seed 0:
+
+    epoch               0                          1
+    images      [5 0] [6 1] [2 3] 4        [3 0] [1 4] [5 6] 2
+    step          0     1     2              3     4     5
+    replica      0 1   0 1   0 1            0 1   0 1   0 1
+
+Of two replicas, the first has the first half of each batch, the other the second one (`Shard`).
+"""
 
 from __future__ import annotations
 
@@ -67,7 +78,7 @@ def batch_order(step: tf.Tensor, count: int, batch_size: int, seed: int) -> tf.T
     """Returns the indices, int64 [batch_size], of the images of one step."""
     epoch_steps = count // batch_size
     epoch, within = step // epoch_steps, step % epoch_steps
-    positions = within * batch_size + tf.range(batch_size, dtype=tf.int64)  # [N]
+    positions = within * batch_size + tf.range(batch_size, dtype=tf.int64)  # int64 [N]
     return _order(positions, count, seed, epoch)
 
 

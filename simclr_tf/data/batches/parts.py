@@ -116,8 +116,8 @@ class Draws:
         first = tf.reshape(replicas * self.rows + first, [-1, 1])  # of all groups, [G, 1]
         end = tf.reshape(tf.repeat((replicas + 1) * self.rows, self.groups), [-1, 1])  # [G, 1]
 
-        def drawn(place: tf.Tensor) -> tf.Tensor:  # [G, n] places of the groups, among all draws
-            row = first + place % self.group_rows  # [G, n]
+        def drawn(place: tf.Tensor) -> tf.Tensor:  # [G, places], of the groups among all draws
+            row = first + place % self.group_rows  # [G, places]
             return tf.where(row < end, row, row - self.rows) * views + place // self.group_rows
 
         made = tf.range(in_group)[tf.newaxis]  # places in the order in which they are made
@@ -125,11 +125,11 @@ class Draws:
             made = tf.reshape(tf.transpose(tf.reshape(made, [views, -1])), [1, -1])
         efforts = None if self.by_image else effort(draw)
         if efforts is not None:
-            made = tf.argsort(tf.gather(efforts, drawn(made)), axis=1, stable=True)  # [G, n]
-        slots = tf.range(self.parts * self.part_size)  # [n], filled up
+            made = tf.argsort(tf.gather(efforts, drawn(made)), axis=1, stable=True)  # [G, in_group]
+        slots = tf.range(self.parts * self.part_size)  # [n], in_group filled up to whole parts
         place = tf.gather(made, slots % in_group, axis=1)  # [G or 1, n]
         position = drawn(place)  # [G, n]
-        place = tf.where(slots < in_group, place, slots)
+        place = tf.where(slots < in_group, place, slots)  # [G or 1, n]
         return Group(
             tf.gather(index, position // views),
             map_draw(lambda field: tf.gather(field, position), draw),

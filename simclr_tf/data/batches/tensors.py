@@ -1,4 +1,4 @@
-"""The images of a `Source` as tensors: held in memory, or read from files by windows."""
+"""Images of a `Source` as tensors: held in memory, or read from files by windows."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os
 
 def one_thread_an_operation() -> None:
     """Gives every operation of this process one thread, for a host that does nothing but views.
+
+    Example:
+        >>> one_thread_an_operation()
 
     Views are made in parts, one on each core. TensorFlow would also cut every operation of a part
     into pieces for all cores, and handing these over costs a fifth to a third of the views. A
@@ -103,7 +106,7 @@ def read_windows(source: Source, index: tf.Tensor, boxes: Boxes, size: Size) -> 
         pairs = zip(index, windows.reshape(len(index), -1, 5), strict=True)
         return np.concatenate([source.read_windows(int(i), w, size) for i, w in pairs])
 
-    crops = read_by_numpy(read, [index, tf.stack(boxes, axis=1)], tf.uint8)
+    crops = read_by_numpy(read, [index, tf.stack(boxes, axis=1)], tf.uint8)  # [n V, h, w, 3]
     return tf.ensure_shape(crops, [boxes.top.shape[0], *size, 3])
 
 

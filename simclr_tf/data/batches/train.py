@@ -49,6 +49,10 @@ def two_views(
 ) -> tf.data.Dataset:
     """Makes the batches of contrastive training: two independently drawn views of each image.
 
+    Example:
+        >>> views = two_views(images, batch_size=256, recipe=Recipe(), seed=0)
+        >>> model.fit(views, epochs=100)
+
     Args:
         images: uint8 [M, H, W, 3], or a `Source`.
         batch_size: N, images per batch.
@@ -93,12 +97,16 @@ def labelled_batches(
 ) -> tf.data.Dataset:
     """Makes the batches of supervised training: one drawn view of each image with its label.
 
+    Example:
+        >>> settings = dict(batch_size=256, recipe=Recipe(), seed=0, size=(32, 32))
+        >>> batches = labelled_batches(source, **settings, first_step=0, last_step=100)
+
     Returns:
         Batches (`dtype` [N, h, w, 3] in [0, 1], int32 [N]) for the steps asked for, joint or
         of the shard's replicas.
     """
     steps_per_epoch(source, batch_size)
-    labels = tf.constant(source.labels, tf.int32)
+    labels = tf.constant(source.labels, tf.int32)  # int32 [M]
     draws = Draws(source, 1, batch_size, recipe, seed, size, shard)
     steps = tf.data.Dataset.range(first_step, last_step)
 
@@ -149,6 +157,11 @@ def drawn_batches(
 ) -> tf.data.Dataset:
     """Makes batches of images with what is drawn for them, for views that are made on the device.
 
+    Example:
+        >>> settings = dict(batch_size=256, recipe=Recipe(), seed=0, size=(32, 32))
+        >>> for images, packed in drawn_batches(source, **settings, first_step=0, last_step=100):
+        ...     first, second = make_views(images, unpack_draw(packed), (32, 32))
+
     `augment.make_views(images, augment.unpack_draw(packed), size)` makes of them what `two_views`
     gives.
 
@@ -164,7 +177,7 @@ def drawn_batches(
     draws = Draws(source, 2, batch_size, recipe, seed, size, shard, in_parts=False)
 
     def of_group(group: Group, held: dict[str, tf.Tensor]) -> tuple[tf.Tensor, dict]:
-        index = images.rows(group.index[:: draws.views])  # [N], of one part
+        index = images.rows(group.index[:: draws.views])  # [N / R], of one part
         return images_in(held["images"], index), pack_draw(group.draw)
 
     groups = draws(tf.data.Dataset.range(first_step, last_step), tf.data.AUTOTUNE)
@@ -209,7 +222,7 @@ def feature_batches(
     def by_replica(step: tf.Tensor) -> tf.Tensor:
         index = batch_order(step, held.shape[0], batch_size, seed)  # [N]
         index = tf.reshape(index, [shard.of, shard.rows(batch_size)])  # [R, N / R]
-        return index[shard.first : shard.first + shard.own]
+        return index[shard.first : shard.first + shard.own]  # [own, N / R]
 
     def gather(index: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         return tf.gather(held, index), tf.gather(held_labels, index)
@@ -261,7 +274,7 @@ def _views(
 
     def join(views: tuple[tf.Tensor, ...], index: tf.Tensor) -> Any:
         def joined(made: tf.Tensor) -> tf.Tensor:
-            return tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows]
+            return tf.reshape(made, [-1, *made.shape[2:]])[: draws.rows]  # [N / R, ...]
 
         return arrange(tuple(map(joined, views)), joined(index))
 
@@ -279,7 +292,7 @@ def _read_masks(source: Source, index: tf.Tensor, draw: Draw, size: Size) -> tf.
             [crop_masks(source.read_mask(int(i)), w[None], size) for i, w in pairs]
         )
 
-    masks = read_by_numpy(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)
+    masks = read_by_numpy(crop, [index, tf.stack(draw.boxes, axis=1)], tf.uint8)  # [n, h, w]
     masks = tf.ensure_shape(masks, [draw.boxes.top.shape[0], *size])[..., tf.newaxis]
     masks = masks if draw.degrees is None else rotate(masks, draw.degrees, nearest=True)
     return masks[..., 0]
