@@ -1,4 +1,4 @@
-"""The library in a notebook: the README's snippet, and the pipeline's promises."""
+"""The library in a notebook: the pipeline's promises."""
 
 from __future__ import annotations
 
@@ -31,28 +31,6 @@ def images_that_say_who_they_are(count: int) -> np.ndarray:
     return np.broadcast_to(
         np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 16, 16, 3)
     ).copy()
-
-
-def test_the_snippet_of_the_readme(rng, capsys):
-    images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
-    labels = np.arange(24) % 3
-    views = st.data.two_views(images, batch_size=8, recipe=st.augment.Recipe(strength=0.5), seed=0)
-    model = st.SimCLR(
-        encoder=st.models.resnet(18, stem="small", width_multiplier=0.0625),
-        head=st.models.ProjectionHead(8),
-    )
-    model.compile(
-        optimizer=st.optimizers.LARS(1.0, weight_decay=1e-4),
-        loss=st.losses.NTXent(temperature=0.1),
-    )
-    both = st.data.from_arrays(images, labels)
-    monitor = st.callbacks.KNNMonitor(both, both, every_epochs=1)
-    health = st.callbacks.HealthLine(loss=model.contrastive_loss, batch_size=8, monitor=monitor)
-    history = model.fit(views, epochs=2, verbose=0, callbacks=[monitor, health]).history
-    assert len(history["loss"]) == 2
-    assert "epoch   2  loss" in capsys.readouterr().out
-    assert len(history["knn_accuracy"]) == 2
-    assert model.encoder.predict(images / 255.0, verbose=0).shape == (24, 32)
 
 
 def test_each_epoch_of_a_notebook_has_its_own_order_and_draws():
