@@ -92,7 +92,7 @@ def test_gray_becomes_colour_colour_gray_and_nothing_else_anything(rng):
     np.testing.assert_array_equal(to_channels(gray, 3, "x"), np.repeat(gray, 3, axis=-1))
     assert to_channels(colours, 3, "x") is colours
     for there, asked in ((4, 3), (3, 4), (1, 2), (2, 1)):
-        with pytest.raises(UserError, match=f"--channels={there}"):
+        with pytest.raises(UserError, match=f"`channels={there}`"):
             to_channels(np.zeros((1, 2, 2, there), np.uint8), asked, "x")
 
 
