@@ -13,7 +13,7 @@ import sys
 OLDEST_PYTHON = (3, 10)
 # What no training does without. Not all of requirements.txt: a run on a folder of images, say,
 # reads no data set of TensorFlow's, and needs no package for that.
-PACKAGES = ("tensorflow", "keras", "numpy", "PIL", "yaml", "safetensors", "matplotlib")
+PACKAGES = ("tensorflow", "keras", "numpy", "PIL", "yaml", "safetensors", "matplotlib", "psutil")
 WRONG = 2  # exit code
 
 _ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import itertools
 import os
@@ -13,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 
 from simclr_tf.data.images import read_header, read_image, resize_to_fill
 from simclr_tf.data.masks import resize_mask_to_fill
@@ -105,17 +105,9 @@ def _goes_into_memory(
     return True
 
 
-def free_memory() -> float:
-    """Returns the memory in bytes that can be had without swapping."""
-    # What the system counts as free leaves out its cache of files, which it would give up.
-    with contextlib.suppress(OSError, ValueError, StopIteration):
-        with open("/proc/meminfo") as lines:
-            line = next(line for line in lines if line.startswith("MemAvailable:"))
-        return 1024.0 * int(line.split()[1])
-    try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    except (ValueError, OSError):  # not known on this system: assume a small machine
-        return 4e9
+def free_memory() -> int:
+    """Returns the memory in bytes that can be had without swapping, caches of files included."""
+    return psutil.virtual_memory().available
 
 
 def read_each(read: Callable[[Any], Any], items: Sequence[Any], what: str) -> list[Any]:

@@ -18,11 +18,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from simclr_tf.errors import UserError
 
 NAME = ".lock"
 
 _NO_SUCH_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
+SAME_SECONDS = 2.0  # between two times that a process is said to have begun at
 
 Holder = dict[str, Any]
 
@@ -104,7 +107,7 @@ def _write_holder(descriptor: int, task: str) -> None:
         "pid": os.getpid(),
         "host": socket.gethostname(),
         "since": datetime.datetime.now().isoformat(" ", "seconds"),
-        "birth": _birth_of(os.getpid()),
+        "birth": psutil.Process().create_time(),
     }
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(holder).encode(), 0)
@@ -123,29 +126,13 @@ def _may_live(holder: Holder) -> bool:
     """Tells whether a holder may still run: on this machine by its process, on others it may."""
     if holder.get("host") != socket.gethostname():
         return True
-    return _birth_of(holder.get("pid", 0)) == holder.get("birth")
-
-
-def _birth_of(pid: int) -> str:
-    """Returns what tells a process from others of its number, before or after a restart of the
-    machine; without /proc only whether there is one.
-    """
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        # The name, in brackets, may hold anything; the start is the 22nd field of all.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return f"{boot} {fields[19]}"
-    except OSError:
-        pass
-    if Path("/proc/self").exists():
-        return ""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return ""
-    except OSError:  # it is another user's
-        pass
-    return "alive"
+        born = psutil.Process(int(holder.get("pid", 0))).create_time()
+        return abs(born - float(holder.get("birth", born))) < SAME_SECONDS
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, ValueError, TypeError):
+        return False
 
 
 def _spell(holder: Holder) -> str:
