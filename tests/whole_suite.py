@@ -28,7 +28,15 @@ TESTS = pathlib.Path(__file__).parent
 PROCESSES = 4  # at most; as many as there are cores
 FILES = 4  # a process
 # Take long: these go first, so that at the end no process is left to itself.
-ALONE = ("distribution", "model", "tasks", "segmentation", "stand_in_gpu", "fit")
+ALONE = (
+    "distribution",
+    "pretrain",
+    "model",
+    "classification",
+    "segmentation",
+    "stand_in_gpu",
+    "fit",
+)
 # make test-gpu, make test-scripts
 LEFT_OUT = ("gpu", "benchmarks", "benchmark_gpu", "benchmark_nt_xent", "study", "golden")
 GIGABYTE = 1e9
