@@ -30,12 +30,13 @@ FILES = 4  # a process
 # Take long: these go first, so that at the end no process is left to itself.
 ALONE = (
     "distribution",
+    "fit",
     "pretrain",
     "model",
-    "classification",
+    "pretrain_resumed",
     "segmentation",
     "stand_in_gpu",
-    "fit",
+    "classification",
 )
 # make test-gpu, make test-scripts
 LEFT_OUT = ("gpu", "benchmarks", "benchmark_gpu", "benchmark_nt_xent", "study", "golden")
