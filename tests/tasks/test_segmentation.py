@@ -95,6 +95,18 @@ def test_a_mask_that_holds_its_images_number_still_does_after_the_whole_pipeline
     assert seen == set(masks[:, 0, 0].tolist())
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_mask_has_no_values_but_its_own_after_the_whole_pipeline(tmp_path, rng, in_memory):
+    """Cropped, resized and turned: between 3 and 200 lie other classes."""
+    images = rng.integers(0, 256, (12, 20, 20, 3), np.uint8)
+    masks = rng.choice(np.array([3, 200], np.uint8), (12, 20, 20))
+    source = (
+        Source("array", images, masks=masks) if in_memory else files_of(tmp_path, images, masks)
+    )
+    for _, labels in batches_of(source, ALL_BUT_COLOUR):
+        assert np.unique(labels).tolist() == [3, 200]
+
+
 def test_what_is_done_to_colours_is_not_done_to_masks(rng):
     images = rng.integers(0, 256, (12, 20, 20, 3), np.uint8)
     masks = rng.integers(0, 256, (12, 20, 20), np.uint8)
