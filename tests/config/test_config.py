@@ -69,6 +69,18 @@ def test_the_flags_are_those_of_the_contract():
     }
 
 
+def test_the_defaults_that_results_depend_on():
+    """A run without flags means the same in every version: who changes one, changes it here too."""
+    recipe = {
+        "model": 18, "width_multiplier": 1.0, "zdim": 128, "projection_layers": 2,
+        "temperature": 0.1, "similarity": "cosine", "optimizer": "lars", "learning_rate": 1.0,
+        "lr_scaling": "linear", "weight_decay": 1e-4, "warmup_epochs": 10.0, "num_epochs": 100,
+        "batch_size": 256, "flip_prob": 0.5, "jitter_prob": 0.8, "color_prob": 0.2,
+        "blur_prob": 0.5, "strength": 0.5, "crop_area_min": 0.08, "seed": 0,
+    }  # fmt: skip
+    assert {name: getattr(Config(), name) for name in recipe} == recipe
+
+
 def test_every_setting_has_a_meaning_and_a_valid_default():
     assert all(field.metadata["help"].endswith(".") for field in SETTINGS.values())
     Config().validate()
