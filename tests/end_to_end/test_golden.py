@@ -205,6 +205,7 @@ COMMANDS = {**RUNS, **{f"mistake_{name}": ("", text) for name, text in MISTAKES.
 
 # What differs from run to run or machine to machine, and what stands for it.
 VOLATILE = [
+    (r"\d+ of \d+ images  .* left\n?", ""),  # a line that only a slow machine prints
     (r"computes on .*", "computes on <device>"),
     (r"events\.out\.tfevents\.\S+", "events"),
     (r"simclr_tf: \d+\.\d+\.\d+", "simclr_tf: <version>"),
